@@ -1,0 +1,35 @@
+// The CPU kernels' entry points, one table for each instruction set they are compiled for.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <optional>
+
+#include "common/rows.h"
+
+namespace wassrank::cpu {
+
+// Runs body(begin, end) over disjoint pieces of [0, n), each of at least `grain` items; torch's thread pool in production.
+using ParallelFor =
+    void (*)(int64_t n, int64_t grain, const std::function<void(int64_t begin, int64_t end)>& body);
+
+struct Kernels {
+  const char* instruction_set;
+  // Returns a grade outside [0, levels) if a passage that takes part has one; the outputs then mean nothing.
+  std::optional<int64_t> (*grade_wasserstein_forward)(const GradeWassersteinForward&, ParallelFor);
+  void (*grade_wasserstein_backward)(const GradeWassersteinBackward&, ParallelFor);
+};
+
+// Compiled from the same sources with other flags; see setup.py.
+extern const Kernels kernels_baseline;
+#if defined(__x86_64__)
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx512;
+#endif
+
+// The widest instruction set both compiled and present. The environment variable WASSRANK_CPU_ISA (baseline, avx2, avx512)
+// lowers it, for tests. Throws std::invalid_argument for a name that is unknown or not present.
+const Kernels& kernels();
+
+}  // namespace wassrank::cpu

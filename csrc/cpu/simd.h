@@ -1,0 +1,245 @@
+// Loops over blocks of scores, written so that the compiler turns them into vector code for whatever instruction set the
+// including file is compiled for. C is the type computed in: float, or double for float64 scores.
+//
+// This header is compiled several times with different flags; everything lives in a namespace named after the instruction
+// set, so that no two versions of a function share a name.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+#include <utility>
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+#include "common/rows.h"
+
+namespace wassrank::cpu::WASSRANK_ISA {
+
+// Scores handled at a time: 8 KiB of float, so that a block read from memory stays in the first-level cache for the passes
+// over it (maximum, exponentials, levels).
+constexpr int64_t kBlock = 2048;
+
+struct Half {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+template <class C>
+constexpr C kNegInf = -std::numeric_limits<C>::infinity();
+
+// e^x for x <= 0, NaN for NaN, exactly 0 below the normal range. Range reduction x = k ln2 + r (Cody & Waite), |r| <= ln2/2,
+// polynomials through the Chebyshev nodes of that interval: relative error 1e-8 (float) and 3e-17 (double) before rounding.
+inline float exp_nonpositive(float x) {
+  constexpr float kRound = 0x1.8p23f;  // adding it leaves the rounded integer in the low bits
+  const float shifted = x * 0x1.715476p0f + kRound;
+  const float k = shifted - kRound;
+  float r = x - k * 0x1.63p-1f;  // ln2 in two parts; the first has so few bits that k times it is exact
+  r = r - k * -2.12194440e-4f;
+  float q = 0.001392618359f;
+  q = q * r + 0.008363179053f;
+  q = q * r + 0.04166655462f;
+  q = q * r + 0.1666657699f;
+  q = q * r + 0.5f;
+  const float e = (q * r) * r + r + 1.0f;
+  const float power = std::bit_cast<float>((std::bit_cast<uint32_t>(shifted) << 23) + 0x3f800000u);
+  return x < -87.3f ? 0.0f : e * power;
+}
+
+inline double exp_nonpositive(double x) {
+  constexpr double kRound = 0x1.8p52;
+  const double shifted = x * 0x1.71547652b82fep0 + kRound;
+  const double k = shifted - kRound;
+  double r = x - k * 0x1.62e42fee00000p-1;
+  r = r - k * 1.9082149292705878e-10;
+  double q = 2.509555467711111e-8;
+  q = q * r + 2.7613806861538288e-7;
+  q = q * r + 2.7557280067016980e-6;
+  q = q * r + 2.4801536388690768e-5;
+  q = q * r + 1.9841269854338611e-4;
+  q = q * r + 1.3888888905881542e-3;
+  q = q * r + 8.3333333333321557e-3;
+  q = q * r + 4.1666666666651355e-2;
+  q = q * r + 1.6666666666666667e-1;
+  q = q * r + 0.5;
+  const double e = (q * r) * r + r + 1.0;
+  const double power = std::bit_cast<double>((std::bit_cast<uint64_t>(shifted) << 52) + 0x3ff0000000000000u);
+  return x < -708.0 ? 0.0 : e * power;
+}
+
+// ---- loads and stores: a block of stored scores as C ----
+
+inline void widen(const double* from, double* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = from[i];
+}
+inline void widen(const float* from, float* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = from[i];
+}
+inline void widen(const BFloat16* from, float* to, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) to[i] = std::bit_cast<float>(static_cast<uint32_t>(from[i].bits) << 16);
+}
+inline float widen(Half h) {
+  const uint32_t sign = static_cast<uint32_t>(h.bits & 0x8000) << 16, rest = h.bits & 0x7fff;
+  if (rest >= 0x7c00) return std::bit_cast<float>(sign | 0x7f800000u | (rest << 13));  // inf, NaN
+  // Exponent and mantissa in place, then the bias of 15 made 127 by a product, which also makes subnormals right.
+  return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(std::bit_cast<float>(rest << 13) * 0x1p112f));
+}
+inline void widen(const Half* from, float* to, int64_t n) {
+  int64_t i = 0;
+#if defined(__F16C__)
+  for (; i + 8 <= n; i += 8) {
+    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
+  }
+#endif
+  for (; i < n; ++i) to[i] = widen(from[i]);
+}
+
+inline BFloat16 narrow_bfloat16(float x) {  // to nearest, ties to even
+  const uint32_t bits = std::bit_cast<uint32_t>(x);
+  const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  return {static_cast<uint16_t>(x != x ? 0x7fc0 : rounded)};
+}
+inline Half narrow_half(float x) {  // to nearest, ties to even
+  const uint32_t bits = std::bit_cast<uint32_t>(x), sign = (bits >> 16) & 0x8000;
+  const float magnitude = std::bit_cast<float>(bits & 0x7fffffff);
+  if (x != x) return {static_cast<uint16_t>(sign | 0x7e00)};
+  if (magnitude >= 65520.0f) return {static_cast<uint16_t>(sign | 0x7c00)};
+  if (magnitude < 0x1p-14f) {  // subnormal: adding 0.5 leaves the rounded multiple of 2^-24 in the low bits
+    return {static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(magnitude + 0.5f) - 0x3f000000u))};
+  }
+  const uint32_t m = bits & 0x7fffffff;
+  return {static_cast<uint16_t>(sign | ((m + 0xfff + ((m >> 13) & 1) - (112u << 23)) >> 13))};
+}
+inline void narrow(const double* from, double* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = from[i];
+}
+inline void narrow(const float* from, float* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = from[i];
+}
+inline void narrow(const float* from, BFloat16* to, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) to[i] = narrow_bfloat16(from[i]);
+}
+inline void narrow(const float* from, Half* to, int64_t n) {
+  int64_t i = 0;
+#if defined(__F16C__)
+  for (; i + 8 <= n; i += 8) {
+    const __m128i half = _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), half);
+  }
+#endif
+  for (; i < n; ++i) to[i] = narrow_half(from[i]);
+}
+
+// Scores [begin, begin + n) of a row as C, -inf where masked; `buffer` is used only where a copy is needed.
+template <class S, class C>
+const C* load_scores(const Rows& rows, int64_t row, int64_t begin, int64_t n, C* buffer) {
+  const S* stored = static_cast<const S*>(rows.scores) + row * rows.N + begin;
+  if constexpr (std::is_same_v<S, C>) {
+    if (!rows.mask) return stored;
+  }
+  widen(stored, buffer, n);
+  if (rows.mask) {
+    const bool* mask = rows.mask + row * rows.mask_stride + begin;
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) buffer[i] = mask[i] ? buffer[i] : kNegInf<C>;
+  }
+  return buffer;
+}
+
+// ---- one pass over a block ----
+
+template <class C>
+struct Top {
+  C max;         // of what is no NaN
+  int64_t real;  // how many are not -inf
+};
+
+template <class C>
+Top<C> top_of(const C* s, int64_t n) {
+  C max = kNegInf<C>, min = std::numeric_limits<C>::infinity();
+#pragma omp simd reduction(max : max) reduction(min : min)
+  for (int64_t i = 0; i < n; ++i) {
+    max = s[i] > max ? s[i] : max;
+    min = s[i] < min ? s[i] : min;
+  }
+  if (min > kNegInf<C>) return {max, n};
+  int64_t real = 0;
+#pragma omp simd reduction(+ : real)
+  for (int64_t i = 0; i < n; ++i) real += s[i] != kNegInf<C>;
+  return {max, real};
+}
+
+template <class C>
+int64_t count_real(const C* s, int64_t n) {
+  int64_t real = 0;
+#pragma omp simd reduction(+ : real)
+  for (int64_t i = 0; i < n; ++i) real += s[i] != kNegInf<C>;
+  return real;
+}
+
+template <class C>
+C sum_of(const C* x, int64_t n) {
+  C sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += x[i];
+  return sum;
+}
+
+// out[i] = f(in[i]) for an f that is many instructions long. The last few elements go through a full vector of their own: done
+// one by one they would cost as much as a hundred others.
+template <class C, class F>
+void map_block(const C* in, int64_t n, C* out, F f) {
+  constexpr int64_t kLanes = 64 / sizeof(C);
+  const int64_t whole = n / kLanes * kLanes;
+#pragma omp simd
+  for (int64_t i = 0; i < whole; ++i) out[i] = f(in[i]);
+  if (whole == n) return;
+  C rest[kLanes] = {};
+  for (int64_t i = whole; i < n; ++i) rest[i - whole] = in[i];
+#pragma omp simd
+  for (int64_t i = 0; i < kLanes; ++i) rest[i] = f(rest[i]);
+  for (int64_t i = whole; i < n; ++i) out[i] = rest[i - whole];
+}
+
+// e^{(s - max) / temperature} of every score, 0 where s is -inf.
+template <class C>
+void exp_block(const C* s, int64_t n, C max, C inverse_temperature, C* e) {
+  map_block(s, n, e, [=](C x) { return exp_nonpositive((x - max) * inverse_temperature); });
+}
+
+// factor * exp(...), exactly 0 where the passage takes no part even if the factor is NaN.
+template <class C>
+void scaled_exp_block(const C* s, int64_t n, C max, C inverse_temperature, C factor, C* out) {
+  map_block(s, n, out, [=](C x) {
+    const C e = factor * exp_nonpositive((x - max) * inverse_temperature);
+    return x == kNegInf<C> ? C(0) : e;
+  });
+}
+
+// out[i] *= table[level[i]] for levels below kLevels, without a gather: a chain of selects is faster for few levels.
+template <class C, int... kLevel>
+void scale_by_level(const int32_t* level, int64_t n, const C* table, C* out, std::integer_sequence<int, kLevel...>) {
+  const C of[] = {table[kLevel]...};
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    C factor = 0;
+    ((factor = level[i] == kLevel ? of[kLevel] : factor), ...);
+    out[i] *= factor;
+  }
+}
+
+template <class C>
+void scale_by_level(const int32_t* level, int64_t n, int levels, const C* table, C* out) {
+  if (levels <= 4) return scale_by_level(level, n, table, out, std::make_integer_sequence<int, 4>{});
+  if (levels <= 8) return scale_by_level(level, n, table, out, std::make_integer_sequence<int, 8>{});
+  for (int64_t i = 0; i < n; ++i) out[i] *= table[level[i]];
+}
+
+}  // namespace wassrank::cpu::WASSRANK_ISA

@@ -1,0 +1,106 @@
+"""`wassrank.grade_wasserstein`: checks, defaults, and the choice of a backend."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from wassrank import ops, reference
+from wassrank.backends import resolve_backend
+
+from . import checks
+
+
+def grade_wasserstein(
+    scores: Tensor,  # [Q, N]
+    labels: Tensor,  # [Q, N] or [Q, K] with N = Q·K
+    *,
+    p: float = 1.0,
+    temperature: float = 1.0,
+    label_temperature: float = 1.0,
+    target: str | Tensor = "softmax",
+    mask: Tensor | None = None,
+    weight: Tensor | None = None,
+    in_batch: int | None = 0,
+    num_levels: int = 8,
+    reduction: str = "mean",
+    backend: str = "auto",
+) -> Tensor:
+    r"""Exact 1-D transport cost between a model's and the labels' distribution over grades, query by query.
+
+    P_i = softmax(scores_i / temperature) puts each passage's probability at its grade on the real line, T_i does the
+    same with the probabilities the labels deserve, and the loss of query i is
+
+    .. math:: W_p^p\Big(\sum_n P_{in}\,\delta(y_{in}),\; \sum_n T_{in}\,\delta(y_{in})\Big).
+
+    Moving probability to a passage one grade off costs 1, three grades off 3^p. Passages of equal grade are
+    interchangeable and a row's loss depends on that row alone. For the formula and the gradient's derivation see
+    `wassrank/reference/transport.py`.
+
+    Args:
+        scores: [Q, N], float64, float32, float16 or bfloat16; higher is better. A −inf score is an impossible
+            passage and counts as masked; NaN or +inf makes the row's loss and gradient NaN.
+        labels: integer grades in 0 … num_levels−1. Either [Q, N], a grade for every passage, or [Q, K] with N = Q·K:
+            in-batch passages, query-major, query i's own in columns iK … iK+K−1. The dense [Q, N] matrix is then never
+            built.
+        p: order of the distance, any real ≥ 1. The cost is W_p^p: in units of grades to the power p.
+        temperature: divides the scores.
+        label_temperature: divides the labels when target is "softmax"; unused otherwise.
+        target: T, the distribution the labels ask for: "softmax" of the labels; "linear" gains y, or "exp2" gains
+            2^y − 1, normalised over the row (grade 0 gets nothing); or a tensor of non-negative masses, [Q, N] or (own
+            passages) [Q, K], normalised over the row's real passages.
+        mask: bool, True = a real passage. The shape of scores, or with [Q, K] labels [Q, K] (a padded passage is padding
+            for every query). A padded passage has no probability on either side and a gradient of exactly 0, whatever
+            its score and label.
+        weight: [Q], non-negative, one a query.
+        in_batch: with [Q, K] labels, the grade that other queries' passages count as; None leaves them out.
+        num_levels: how many grades there may be, at most 32. A capacity, not part of the result.
+        reduction: "mean" (weighted, over rows that are not empty), "sum", or "none" for the [Q] weighted losses.
+        backend: "auto", "native", "triton" or "torch"; see `wassrank.resolve_backend`.
+
+    Returns:
+        float64 for float64 scores, else float32 (half-precision scores are read as they are and accumulated in float32,
+        so the result is that of cross_entropy's autocast rule, without a float32 copy of the scores). A scalar, or [Q]
+        for reduction="none".
+
+        An empty row (no real passage, or a target without mass, such as "linear" with all grades 0) has loss 0, gradient
+        0 and is not counted by the mean; a batch of empty rows, or of none, gives 0.
+
+        Where P's and T's running masses tie, the gradient is the midpoint of the one-sided ones: a subgradient, 0 at
+        P = T.
+
+        Memory: forward keeps num_levels + 1 numbers a row for the backward; nothing of size [Q, N] but the gradient.
+        The "native" and "triton" backends are differentiable once; "torch" any number of times, and with respect to
+        target and weight too.
+
+    Raises:
+        TypeError: a dtype that cannot be meant (integer scores, float labels, a mask that is not bool).
+        ValueError: shapes or devices that do not fit, p < 1, a temperature ≤ 0, an unknown choice. A grade outside
+            0 … num_levels−1 raises for CPU tensors; on a GPU, where looking would stall the device, it makes its row's
+            loss and gradient NaN.
+    """
+    checks.check_scores(scores)
+    checks.check_labels(scores, labels)
+    backend = resolve_backend(scores.device, backend)
+    checks.check_mask(scores, labels, mask)
+    checks.check_target(scores, labels, target, backend)
+    checks.check_weight(scores, weight, backend)
+    checks.check_positive("temperature", temperature, "scores are divided by it")
+    checks.check_positive("label_temperature", label_temperature, "labels are divided by it")
+    checks.check_order(p)
+    checks.check_levels(num_levels, in_batch)
+    checks.check_choice("reduction", reduction, checks.REDUCTIONS)
+
+    options = {
+        "p": float(p),
+        "temperature": float(temperature),
+        "label_temperature": float(label_temperature),
+        "target": target,
+        "mask": mask,
+        "weight": weight,
+        "in_batch": in_batch,
+        "num_levels": num_levels,
+        "reduction": reduction,
+    }
+    if backend == "torch":
+        return reference.grade_wasserstein(scores, labels, **options)
+    return ops.grade_wasserstein(scores, labels, backend=backend, **options)

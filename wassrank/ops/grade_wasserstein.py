@@ -1,0 +1,148 @@
+"""The operators `wassrank::grade_wasserstein` and `wassrank::grade_wasserstein_backward`, and the call into them.
+
+Forward reads the scores once and keeps, for each row, what the backward needs to read them only once more. With row
+maximum s_max, Z = Σ_n exp((S_n − s_max)/temperature), centred potentials φ_l − ⟨P, φ⟩ and the row's weight w,
+
+    state = [c_0, …, c_{L−1}, s_max],    c_l = w · (φ_l − ⟨P, φ⟩) / (temperature · Z),
+
+    ∂loss/∂S_n = grad_loss · scale · c_{level(n)} · exp((S_n − s_max)/temperature),
+
+scale being 1/Σw for the mean and 1 otherwise. The maximum is kept rather than the log-sum-exp because S_n − s_max is exact
+where it matters, also at temperature 1e-3, where S_n/temperature − lse has lost every bit below one.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wassrank.reference.grade_wasserstein import compute_dtype
+
+from .registration import register
+
+
+# The numbers are those of csrc/common/rows.h.
+class Target(IntEnum):
+    softmax = 0
+    linear = 1
+    exp2 = 2
+    given = 3
+
+
+class Reduction(IntEnum):
+    mean = 0
+    sum = 1
+    none = 2
+
+
+EXCLUDED = -1
+"""`in_batch` for "leave other queries' passages out"."""
+
+
+def grade_wasserstein(
+    scores: Tensor,  # [Q, N]
+    labels: Tensor,  # [Q, N] or [Q, K] with N = Q·K
+    *,
+    backend: str,  # "native" or "triton"
+    p: float,
+    temperature: float,
+    label_temperature: float,
+    target: str | Tensor,
+    mask: Tensor | None,
+    weight: Tensor | None,
+    in_batch: int | None,
+    num_levels: int,
+    reduction: str,
+) -> Tensor:
+    """Arguments as `wassrank.grade_wasserstein`, already checked. Copies nothing of size [Q, N] unless an argument is not
+    contiguous or a target is in another dtype than the computation's."""
+    dtype = compute_dtype(scores.dtype)
+    loss: Tensor
+    loss, _, _ = _CALLS[backend](
+        scores.contiguous(),
+        labels.contiguous(),
+        target.to(dtype).contiguous() if isinstance(target, Tensor) else None,
+        None if mask is None else mask.contiguous(),
+        None if weight is None else weight.to(dtype).contiguous(),
+        Target.given if isinstance(target, Tensor) else Target[target],
+        Reduction[reduction],
+        EXCLUDED if in_batch is None else in_batch,
+        num_levels,
+        p,
+        temperature,
+        label_temperature,
+    )
+    return loss
+
+
+def _fake(
+    scores: Tensor,
+    labels: Tensor,
+    target: Tensor | None,
+    mask: Tensor | None,
+    weight: Tensor | None,
+    target_kind: int,
+    reduction: int,
+    in_batch: int,
+    num_levels: int,
+    p: float,
+    temperature: float,
+    label_temperature: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    Q = scores.shape[0]
+    dtype = compute_dtype(scores.dtype)
+    loss = scores.new_empty((Q,) if reduction == Reduction.none else (), dtype=dtype)
+    return loss, scores.new_empty((Q, num_levels + 1), dtype=dtype), scores.new_empty((), dtype=dtype)
+
+
+def _backward_fake(
+    grad_loss: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    mask: Tensor | None,
+    state: Tensor,
+    scale: Tensor,
+    in_batch: int,
+    temperature: float,
+) -> Tensor:
+    return torch.empty_like(scores)
+
+
+def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+    scores, labels, _, mask, _, _, _, in_batch, _, _, temperature, _ = inputs
+    _, state, scale = output
+    ctx.mark_non_differentiable(state, scale)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(scores, labels, mask, state, scale)
+    ctx.in_batch, ctx.temperature = in_batch, temperature
+
+
+def _backward(backward_op: Any, ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    grad_scores = None
+    if grad_loss is not None:
+        scores, labels, mask, state, scale = ctx.saved_tensors
+        grad_scores = backward_op(
+            grad_loss.contiguous(), scores, labels, mask, state, scale, ctx.in_batch, ctx.temperature
+        )
+    return (grad_scores, *[None] * 11)
+
+
+_CALLS = register(
+    "grade_wasserstein",
+    schema=(
+        "(Tensor scores, Tensor labels, Tensor? target, Tensor? mask, Tensor? weight, int target_kind, int reduction, "
+        "int in_batch, int num_levels, float p, float temperature, float label_temperature) "
+        "-> (Tensor loss, Tensor state, Tensor scale)"
+    ),
+    fake=_fake,
+    backward_schema=(
+        "(Tensor grad_loss, Tensor scores, Tensor labels, Tensor? mask, Tensor state, Tensor scale, int in_batch, "
+        "float temperature) -> Tensor"
+    ),
+    backward_fake=_backward_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+)

@@ -1,0 +1,106 @@
+"""How a loss becomes operators of torch: schema, fake and autograd, the same for every fused backend.
+
+Each loss has a pair `wassrank::<loss>` and `wassrank::<loss>_backward` served by the native extension (CPU and CUDA), and
+the same pair with the suffix `_triton`. The schemas stand here in Python, so that they exist whether or not the extension
+was built; C++ only adds its kernels to them.
+
+Autograd is one `torch.autograd.Function` a pair. It is the operator's Autograd kernel, and eager code calls it without the
+detour through the dispatcher: `torch.library.register_autograd` does the same at twice the cost, which at 64 × 256 scores
+is more than both kernels together (benchmarks/bench_grade_wasserstein.py, "small").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import torch
+
+LIBRARY = torch.library.Library("wassrank", "DEF")
+SUFFIX = {"native": "", "triton": "_triton"}
+
+below_autograd = torch._C._AutoDispatchBelowAutograd
+
+
+def register(
+    name: str,
+    *,
+    schema: str,  # "(Tensor scores, ...) -> (...)"
+    fake: Callable[..., Any],
+    backward_schema: str,
+    backward_fake: Callable[..., Any],
+    setup_context: Callable[..., None],  # setup_context(ctx, inputs, outputs)
+    backward: Callable[..., Any],  # backward(backward_op, ctx, *grads) -> a gradient for each input
+) -> dict[str, Callable[..., Any]]:
+    """Defines the operator pair once for each fused backend; returns the differentiable call for each."""
+    calls = {}
+    for backend, suffix in SUFFIX.items():
+        forward_name, backward_name = f"{name}{suffix}", f"{name}_backward{suffix}"
+        LIBRARY.define(f"{forward_name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
+        LIBRARY.define(f"{backward_name}{backward_schema}", tags=(torch.Tag.pt2_compliant_tag,))
+        torch.library.register_fake(f"wassrank::{forward_name}", fake, lib=LIBRARY)
+        torch.library.register_fake(f"wassrank::{backward_name}", backward_fake, lib=LIBRARY)
+        operator = getattr(torch.ops.wassrank, forward_name).default
+        backward_operator = getattr(torch.ops.wassrank, backward_name).default
+
+        function = _function(operator, backward_operator, setup_context, backward)
+        LIBRARY.impl(forward_name, _apply(function), "Autograd")
+        LIBRARY.impl(backward_name, _apply(_once_only(backward_operator)), "Autograd")
+        calls[backend] = _call(operator, function)
+    return calls
+
+
+def _function(
+    operator: Any, backward_operator: Any, setup_context: Callable[..., None], backward: Callable[..., Any]
+) -> type[torch.autograd.Function]:
+    def run_backward_operator(*args: Any) -> Any:
+        if torch.is_grad_enabled():  # create_graph=True: through the operator's own autograd, which refuses
+            return backward_operator(*args)
+        with below_autograd():
+            return backward_operator(*args)
+
+    class Fused(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Any:
+            with below_autograd():
+                outputs = operator(*args)
+            setup_context(ctx, args, outputs)
+            return outputs
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            return backward(run_backward_operator, ctx, *grads)
+
+    return Fused
+
+
+def _once_only(operator: Any) -> type[torch.autograd.Function]:
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Any:
+            with below_autograd():
+                return operator(*args)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> NoReturn:
+            raise NotImplementedError(
+                "wassrank's fused kernels are differentiable once; for second derivatives pass backend='torch'"
+            )
+
+    return Once
+
+
+def _apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    def apply(*args: Any) -> Any:
+        return function.apply(*args)
+
+    return apply
+
+
+def _call(operator: Any, function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        if torch.compiler.is_compiling():  # one opaque operator in the graph
+            return operator(*args)
+        return function.apply(*args)
+
+    return call
