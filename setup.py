@@ -1,7 +1,7 @@
 """Builds wassrank._C: the C++ kernels always, the CUDA kernels where they can be used.
 
-WASSRANK_CUDA=1 builds the CUDA part without a GPU, for sm_80, sm_90 and sm_100; =0 never builds it; unset builds it where an
-nvcc and a GPU are found, for that GPU. Everything else about the package is in pyproject.toml.
+WASSRANK_CUDA=1 builds the CUDA part without a GPU, for sm_80, sm_90 and sm_100; =0 never builds it; unset builds it
+where an nvcc and a GPU are found, for that GPU. Everything else about the package is in pyproject.toml.
 
 If no compiler works the package installs without _C and runs on its plain-torch backend, which says so once.
 """
@@ -84,7 +84,10 @@ class BuildKernels(build_ext):
         except (CCompilerError, ExecError, OSError) as error:
             if os.environ.get("WASSRANK_CUDA") == "1" or os.environ.get("WASSRANK_NATIVE") == "1":
                 raise
-            print(f"wassrank: no native kernels, the plain-torch backend will be used ({error})", file=sys.stderr)
+            print(
+                f"wassrank: no native kernels, the plain-torch backend will be used ({error})",
+                file=sys.stderr,
+            )
 
     def build_extension(self, ext: Extension) -> None:
         import pybind11
@@ -125,7 +128,8 @@ class BuildKernels(build_ext):
             targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
             for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
                 command = [
-                    nvcc, "-c", "-std=c++20", "-O3", "--threads", str(len(architectures)), "-Xcompiler", "-fPIC,-fvisibility=hidden",
+                    nvcc, "-c", "-std=c++20", "-O3", "--threads", str(len(architectures)),
+                    "-Xcompiler", "-fPIC,-fvisibility=hidden",
                     *targets, *includes, str(source),
                 ]  # fmt: skip
                 jobs.append((out / f"{source.stem}.cu.o", command))
@@ -137,10 +141,22 @@ class BuildKernels(build_ext):
 
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        link = [*cxx, "-shared", *(str(o) for o, _ in jobs), f"-L{torch_root / 'lib'}", "-ltorch_cpu", "-o", str(target)]
+        link = [
+            *cxx,
+            "-shared",
+            *(str(o) for o, _ in jobs),
+            f"-L{torch_root / 'lib'}",
+            "-ltorch_cpu",
+            "-o",
+            str(target),
+        ]
         if nvcc is not None:
             cuda_root = Path(nvcc).resolve().parent.parent
-            libs = next((d for d in (cuda_root / "lib64", cuda_root / "targets/x86_64-linux/lib", cuda_root / "lib") if d.exists()))
+            libs = next(
+                d
+                for d in (cuda_root / "lib64", cuda_root / "targets/x86_64-linux/lib", cuda_root / "lib")
+                if d.exists()
+            )
             link += [f"-L{libs}", "-lcudart_static", "-lrt", "-lpthread", "-ldl"]
         self.execute(link)
 

@@ -1,5 +1,6 @@
-// The one file that knows torch: reads tensors into the kernels' argument structs, registers the operators' kernels through
-// torch's stable ABI (one binary serves torch 2.11 to 2.14), and makes wassrank._C, which tells how it was built.
+// The one file that knows torch: reads tensors into the kernels' argument structs, registers the operators' kernels
+// through torch's stable ABI (one binary serves torch 2.11 to 2.14), and makes wassrank._C, which tells how it was
+// built.
 //
 // Schemas, fakes and autograd are in wassrank/ops; arguments arrive checked and contiguous from there.
 #include <pybind11/pybind11.h>
@@ -20,7 +21,8 @@
 #if WASSRANK_WITH_CUDA
 #include "cuda/kernels.h"
 // Weak: torch built without CUDA has no such symbol, and this library must load there.
-extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** ret_stream);
+extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
+                                                                                   void** ret_stream);
 #endif
 
 namespace wassrank {
@@ -44,10 +46,12 @@ ScalarType computing(const Tensor& scores) {
   return scores.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-void check_contiguous(const Tensor& tensor) { STD_TORCH_CHECK(tensor.is_contiguous(), "wassrank: kernels take contiguous tensors"); }
+void check_contiguous(const Tensor& tensor) {
+  STD_TORCH_CHECK(tensor.is_contiguous(), "wassrank: kernels take contiguous tensors");
+}
 
-Rows rows_of(const Tensor& scores, const Tensor& labels, const std::optional<Tensor>& mask, int64_t in_batch, int64_t levels,
-             double temperature) {
+Rows rows_of(const Tensor& scores, const Tensor& labels, const std::optional<Tensor>& mask, int64_t in_batch,
+             int64_t levels, double temperature) {
   STD_TORCH_CHECK(scores.dim() == 2 && labels.dim() == 2 && labels.size(0) == scores.size(0),
                   "wassrank: scores are [Q, N] and labels [Q, N] or [Q, K]");
   STD_TORCH_CHECK(labels.size(1) == scores.size(1) || labels.size(1) * scores.size(0) == scores.size(1),
@@ -71,7 +75,8 @@ Rows rows_of(const Tensor& scores, const Tensor& labels, const std::optional<Ten
   if (mask) {
     check_contiguous(*mask);
     const bool per_row = mask->numel() == scores.numel() && mask->size(1) == scores.size(1);
-    STD_TORCH_CHECK(per_row || mask->numel() == scores.size(1), "wassrank: mask has neither the shape of scores nor of labels");
+    STD_TORCH_CHECK(per_row || mask->numel() == scores.size(1),
+                    "wassrank: mask has neither the shape of scores nor of labels");
     rows.mask = static_cast<const bool*>(mask->data_ptr());
     rows.mask_stride = per_row ? rows.N : 0;
   }
@@ -101,17 +106,20 @@ ForwardCall forward_call(const Tensor& scores, const Tensor& labels, const std::
   call.args.reduction = static_cast<Reduction>(reduction);
   call.args.p = p;
   call.args.label_temperature = label_temperature;
-  STD_TORCH_CHECK((call.args.target_kind == Target::given) == target.has_value(), "wassrank: target tensor and kind disagree");
+  STD_TORCH_CHECK((call.args.target_kind == Target::given) == target.has_value(),
+                  "wassrank: target tensor and kind disagree");
   if (target) {
     check_contiguous(*target);
-    STD_TORCH_CHECK(target->scalar_type() == dtype && (target->numel() == rows.Q * rows.N || target->numel() == rows.Q * rows.K),
-                    "wassrank: target must have the computing dtype and the shape of scores or labels");
+    STD_TORCH_CHECK(
+        target->scalar_type() == dtype && (target->numel() == rows.Q * rows.N || target->numel() == rows.Q * rows.K),
+        "wassrank: target must have the computing dtype and the shape of scores or labels");
     call.args.target = target->data_ptr();
     call.args.target_width = target->size(1);
   }
   if (weight) {
     check_contiguous(*weight);
-    STD_TORCH_CHECK(weight->scalar_type() == dtype && weight->numel() == Q, "wassrank: weight must be [Q] of the computing dtype");
+    STD_TORCH_CHECK(weight->scalar_type() == dtype && weight->numel() == Q,
+                    "wassrank: weight must be [Q] of the computing dtype");
     call.args.weight = weight->data_ptr();
   }
   call.args.loss = call.loss.data_ptr();
@@ -125,8 +133,9 @@ struct BackwardCall {
   Tensor grad_scores;
 };
 
-BackwardCall backward_call(const Tensor& grad_loss, const Tensor& scores, const Tensor& labels, const std::optional<Tensor>& mask,
-                           const Tensor& state, const Tensor& scale, int64_t in_batch, double temperature) {
+BackwardCall backward_call(const Tensor& grad_loss, const Tensor& scores, const Tensor& labels,
+                           const std::optional<Tensor>& mask, const Tensor& state, const Tensor& scale,
+                           int64_t in_batch, double temperature) {
   const ScalarType dtype = computing(scores);
   check_contiguous(grad_loss);
   check_contiguous(state);
@@ -154,15 +163,15 @@ Outputs grade_wasserstein_cpu(Tensor scores, Tensor labels, std::optional<Tensor
   ForwardCall call = forward_call(scores, labels, target, mask, weight, target_kind, reduction, in_batch, num_levels, p,
                                   temperature, label_temperature);
   if (const auto stray = cpu::kernels().grade_wasserstein_forward(call.args, parallel_for)) {
-    throw std::invalid_argument("labels hold grade " + std::to_string(*stray) + ", but grades must lie in 0 ... num_levels-1 = " +
-                                std::to_string(num_levels - 1) +
+    throw std::invalid_argument("labels hold grade " + std::to_string(*stray) +
+                                ", but grades must lie in 0 ... num_levels-1 = " + std::to_string(num_levels - 1) +
                                 ": pass a larger num_levels, and mark padding with mask, not with a label");
   }
   return {call.loss, call.state, call.scale};
 }
 
-Tensor grade_wasserstein_backward_cpu(Tensor grad_loss, Tensor scores, Tensor labels, std::optional<Tensor> mask, Tensor state,
-                                      Tensor scale, int64_t in_batch, double temperature) {
+Tensor grade_wasserstein_backward_cpu(Tensor grad_loss, Tensor scores, Tensor labels, std::optional<Tensor> mask,
+                                      Tensor state, Tensor scale, int64_t in_batch, double temperature) {
   BackwardCall call = backward_call(grad_loss, scores, labels, mask, state, scale, in_batch, temperature);
   cpu::kernels().grade_wasserstein_backward(call.args, parallel_for);
   return call.grad_scores;
@@ -178,7 +187,8 @@ STABLE_TORCH_LIBRARY_IMPL(wassrank, CPU, library) {
 void* current_stream(const Tensor& tensor) {
   void* stream = nullptr;
   STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream, "wassrank: this torch has no CUDA");
-  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream) == 0, "wassrank: no CUDA stream");
+  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream) == 0,
+                  "wassrank: no CUDA stream");
   return stream;
 }
 
@@ -198,8 +208,8 @@ Outputs grade_wasserstein_cuda(Tensor scores, Tensor labels, std::optional<Tenso
   return {call.loss, call.state, call.scale};
 }
 
-Tensor grade_wasserstein_backward_cuda(Tensor grad_loss, Tensor scores, Tensor labels, std::optional<Tensor> mask, Tensor state,
-                                       Tensor scale, int64_t in_batch, double temperature) {
+Tensor grade_wasserstein_backward_cuda(Tensor grad_loss, Tensor scores, Tensor labels, std::optional<Tensor> mask,
+                                       Tensor state, Tensor scale, int64_t in_batch, double temperature) {
   const torch::stable::accelerator::DeviceGuard guard(scores.get_device_index());
   BackwardCall call = backward_call(grad_loss, scores, labels, mask, state, scale, in_batch, temperature);
   check_launch(cuda::grade_wasserstein_backward(call.args, current_stream(scores)));

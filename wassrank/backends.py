@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import os
 import warnings
+from types import ModuleType
 
 import torch
 
+_native: ModuleType | None
 try:
-    from wassrank import _C
+    _native = importlib.import_module("wassrank._C")
+    _why_not_native = ""
 except ImportError as error:  # not built: no compiler at installation, or a torch the binary was not built for
-    _C = None
+    _native = None
     _why_not_native = str(error)
 
 BACKENDS = ("native", "triton", "torch")
@@ -28,11 +32,6 @@ def resolve_backend(device: torch.device | str = "cpu", backend: str = "auto") -
         ValueError: `backend` is unknown, or cannot run on `device` here; the text says what is missing.
     """
     return _resolve(device.type if isinstance(device, torch.device) else torch.device(device).type, backend)
-
-
-@torch.compiler.assume_constant_result  # what is installed does not change: nothing for a compiler to trace
-def _resolve(kind: str, backend: str) -> str:
-    return _resolve_once(kind, backend)
 
 
 @functools.cache
@@ -56,18 +55,26 @@ def _resolve_once(kind: str, backend: str) -> str:
     return backend
 
 
+def _resolve(kind: str, backend: str) -> str:
+    return _resolve_once(kind, backend)
+
+
+# What is installed does not change while a program runs: nothing for torch.compile to trace.
+torch.compiler.assume_constant_result(_resolve)
+
+
 @functools.cache
 def missing(backend: str, device_type: str) -> str | None:
     """None where `backend` runs on devices of this type, else what it lacks and how to get it."""
     if backend == "torch":
         return None
     if backend == "native":
-        if _C is None:
+        if _native is None:
             return f"the C++ extension is not built ({_why_not_native}); reinstall with a C++20 compiler present"
         if device_type == "cpu":
             return None
         if device_type == "cuda":
-            return _missing_cuda()
+            return _missing_cuda(_native.build_info()["cuda_architectures"])
         return "it serves CPU and CUDA tensors"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed: pip install 'wassrank[triton]'"
@@ -76,8 +83,8 @@ def missing(backend: str, device_type: str) -> str | None:
     return None
 
 
-def _missing_cuda() -> str | None:
-    built = [int(a) for a in _C.build_info()["cuda_architectures"]]
+def _missing_cuda(architectures: list[str]) -> str | None:
+    built = [int(a) for a in architectures]
     if not built:
         return "the extension was built without CUDA; reinstall with nvcc present and WASSRANK_CUDA=1"
     major, minor = torch.cuda.get_device_capability()
@@ -85,4 +92,3 @@ def _missing_cuda() -> str | None:
     if any(a // 10 == major and a % 10 <= minor for a in built):
         return None
     return f"the extension holds code for sm_{built} and this GPU is sm_{major}{minor}; reinstall on this machine"
-

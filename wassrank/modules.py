@@ -15,8 +15,8 @@ class GradeWassersteinLoss(nn.Module):
         Returns a scalar, or [Q] for reduction="none".
 
     Relations to other losses:
-        Unlike InfoNCE and KL it knows that grade 2 in place of grade 3 is a smaller mistake than grade 0. Its gradient is
-        P·(φ − ⟨P, φ⟩), proportional to P: passages the model is confident not to want move little.
+        Unlike InfoNCE and KL it knows that grade 2 in place of grade 3 is a smaller mistake than grade 0. Its gradient
+        is P·(φ − ⟨P, φ⟩), proportional to P: passages the model is confident not to want move little.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 // Transport between two mass vectors on the grades 0 … L-1, one row at a time: cost and the source's potential.
-// Derivation: wassrank/reference/transport.py. In double whatever the scores' type: L numbers a row cost nothing, and the
-// difference of running masses is where precision would go.
+// Derivation: wassrank/reference/transport.py. In double whatever the scores' type: L numbers a row cost nothing, and
+// the difference of running masses is where precision would go.
 #pragma once
 
 #include <algorithm>
@@ -21,6 +21,9 @@ struct GroundCost {
   double operator()(int j, int k) const { return of[j > k ? j - k : k - j]; }
 };
 
+// Within this, a running mass F and one of the target's count as equal (reference: `slack`).
+inline double tie_slack(double F, double tie) { return tie * std::max(0.0, std::min(F, 1 - F)) + kRounding; }
+
 // m, t: masses of `levels` levels, each summing to one. Writes the potential (phi[0] = 0) and returns W_p^p.
 inline double level_transport(const double* m, const double* t, int levels, const GroundCost& ground, double tie,
                               double* phi) {
@@ -30,23 +33,28 @@ inline double level_transport(const double* m, const double* t, int levels, cons
   }
 
   phi[0] = 0;
-  double cost = 0, gap = 0;  // gap = F_l - G_l, summed from differences so that it keeps the masses' relative precision
+  double cost = 0, F = 0;
   if (ground.is_distance) {
+    double gap = 0;  // F_l - G_l, summed from differences so that it keeps the masses' relative precision
     for (int l = 0; l + 1 < levels; ++l) {
+      F += m[l];
       gap += m[l] - t[l];
       cost += std::abs(gap);
-      phi[l + 1] = phi[l] - (gap > tie ? 1 : gap < -tie ? -1 : 0);
+      const double slack = tie_slack(F, tie);
+      phi[l + 1] = phi[l] - (gap > slack ? 1 : gap < -slack ? -1 : 0);
     }
     return cost;
   }
 
-  // Quantiles of F_l in the target: `below` is the first level with G >= F_l - tie, `above` the first with G > F_l + tie.
-  double F = 0, G_below = t[0], G_above = t[0];
+  // Quantiles of F_l in the target: `below` is the first level with G >= F_l - slack, `above` the first with G > F_l +
+  // slack.
+  double G_below = t[0], G_above = t[0];
   int below = 0, above = 0;
   for (int l = 0; l + 1 < levels; ++l) {
     F += m[l];
-    while (below < last && G_below < F - tie) G_below += t[++below];
-    while (above < last && G_above <= F + tie) G_above += t[++above];
+    const double slack = tie_slack(F, tie);
+    while (below < last && G_below < F - slack) G_below += t[++below];
+    while (above < last && G_above <= F + slack) G_above += t[++above];
     const double left = ground(l + 1, below) - ground(l, below);
     const double right = ground(l + 1, above) - ground(l, above);
     phi[l + 1] = phi[l] + 0.5 * (left + right);

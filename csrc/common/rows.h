@@ -14,8 +14,10 @@ namespace wassrank {
 // Grades 0 … 31: on CUDA one level is one lane of the warp that finishes a row.
 constexpr int kMaxLevels = 32;
 
-// Running masses within this many machine epsilons of the compute type count as equal (reference: TIE_ULPS).
+// How near running masses count as equal: this many machine epsilons of the compute type, relative to the masses on the
+// smaller side, and the rounding of running sums in double (reference: TIE_ULPS, ROUNDING).
 constexpr double kTieUlps = 8;
+constexpr double kRounding = 1e-15;
 
 constexpr int kExcluded = -1;  // in_batch: other queries' passages take no part
 
@@ -25,12 +27,13 @@ enum class Dtype : int { float64, float32, float16, bfloat16 };
 enum class Target : int { softmax, linear, exp2, given };
 enum class Reduction : int { mean, sum, none };
 
-// A batch of score rows and what each passage's level is. Computation is in float, in double for float64 scores; "C" below
-// is that type. A passage whose score is -inf, or whose mask is false, takes no part.
+// A batch of score rows and what each passage's level is. Computation is in float, in double for float64 scores; "C"
+// below is that type. A passage whose score is -inf, or whose mask is false, takes no part.
 struct Rows {
   const void* scores;  // [Q, N] of dtype
   const void* labels;  // [Q, K] integers of label_bytes; K == N grades every passage, else N == Q * K
-  const bool* mask;    // element (row, n) at row * mask_stride + n; mask_stride is N, or 0 for one flag a passage; may be null
+  const bool*
+      mask;  // element (row, n) at row * mask_stride + n; mask_stride is N, or 0 for one flag a passage; may be null
   int64_t mask_stride;
   int64_t Q, N, K;
   Dtype dtype;

@@ -1,9 +1,9 @@
-// Grade-axis Wasserstein on the CPU: level path, forward and backward. Formulas: wassrank/ops/grade_wasserstein.py (what is
-// kept between the passes) and wassrank/reference/transport.py (cost and potential).
+// Grade-axis Wasserstein on the CPU: level path, forward and backward. Formulas: wassrank/ops/grade_wasserstein.py
+// (what is kept between the passes) and wassrank/reference/transport.py (cost and potential).
 //
-// One read of the scores each way. A row is walked in blocks that fit the first-level cache, carrying a running maximum and
-// the level masses relative to it. Rows run in parallel; a row longer than kChunk is cut into chunks of that fixed size, so
-// the bits of the result do not depend on the number of threads.
+// One read of the scores each way. A row is walked in blocks that fit the first-level cache, carrying a running maximum
+// and the level masses relative to it. Rows run in parallel; a row longer than kChunk is cut into chunks of that fixed
+// size, so the bits of the result do not depend on the number of threads.
 //
 // Compiled once for each instruction set, with WASSRANK_ISA naming it.
 #include <algorithm>
@@ -31,7 +31,9 @@ constexpr int64_t kFewPassages = 64;
 constexpr int64_t kNoStray = std::numeric_limits<int64_t>::min();
 
 int64_t chunks_of(const Rows& rows) { return std::max<int64_t>(1, (rows.N + kChunk - 1) / kChunk); }
-int64_t grain(const Rows& rows) { return std::max<int64_t>(1, kGrainScores / std::max<int64_t>(1, std::min(rows.N, kChunk))); }
+int64_t grain(const Rows& rows) {
+  return std::max<int64_t>(1, kGrainScores / std::max<int64_t>(1, std::min(rows.N, kChunk)));
+}
 
 // Calls body(stored type, computing type) as values of those types.
 template <class Body>
@@ -76,12 +78,13 @@ int64_t label_at(const Rows& rows, int64_t at) {
     case 4: return static_cast<const int32_t*>(rows.labels)[at];
     case 2: return static_cast<const int16_t*>(rows.labels)[at];
     default:
-      return rows.label_signed ? static_cast<const int8_t*>(rows.labels)[at] : static_cast<const uint8_t*>(rows.labels)[at];
+      return rows.label_signed ? static_cast<const int8_t*>(rows.labels)[at]
+                               : static_cast<const uint8_t*>(rows.labels)[at];
   }
 }
 
-// The columns [begin, end) of a row, narrowed to those that can take part, cut into blocks; each block is handed on in up to
-// three pieces: other queries' passages, the row's own, others again.
+// The columns [begin, end) of a row, narrowed to those that can take part, cut into blocks; each block is handed on in
+// up to three pieces: other queries' passages, the row's own, others again.
 struct Pieces {
   int64_t own_begin, own_end;  // within the block
 };
@@ -106,8 +109,10 @@ struct RowSums {
   }
 
   void add(RowSums other, int levels, double temperature) {
-    if (other.max > max) raise_max(other.max, levels, temperature);
-    else other.raise_max(max, levels, temperature);
+    if (other.max > max)
+      raise_max(other.max, levels, temperature);
+    else
+      other.raise_max(max, levels, temperature);
     for (int l = 0; l < levels; ++l) {
       mass[l] += other.mass[l];
       count[l] += other.count[l];
@@ -213,7 +218,8 @@ class Forward {
     load_levels(rows_, row, first_column, n, level);
     if (!all_real) {
 #pragma omp simd
-      for (int64_t i = 0; i < n; ++i) level[i] = s[i] == kNegInf<C> ? 0 : level[i];  // its e is 0; the count is taken back below
+      for (int64_t i = 0; i < n; ++i)
+        level[i] = s[i] == kNegInf<C> ? 0 : level[i];  // its e is 0; the count is taken back below
     }
 
     int32_t lowest = 0, highest = 0;
@@ -335,7 +341,8 @@ class Forward {
 };
 
 template <class S, class C>
-void backward_block(const GradeWassersteinBackward& args, int64_t row, int64_t at, int64_t n, const C* coefficient, C max) {
+void backward_block(const GradeWassersteinBackward& args, int64_t row, int64_t at, int64_t n, const C* coefficient,
+                    C max) {
   const Rows& rows = args.rows;
   const C inverse_temperature = static_cast<C>(1 / rows.temperature);
   C buffer[kBlock], gradient_buffer[kBlock];
@@ -346,8 +353,11 @@ void backward_block(const GradeWassersteinBackward& args, int64_t row, int64_t a
 
   const Pieces own = pieces_of(rows, row, at, n);
   for (const auto& [begin, end] : {std::pair{int64_t{0}, own.own_begin}, std::pair{own.own_end, n}}) {
-    if (rows.in_batch == kExcluded) std::fill(out + std::min(begin, end), out + end, C(0));
-    else scaled_exp_block(s + begin, std::max<int64_t>(0, end - begin), max, inverse_temperature, coefficient[rows.in_batch], out + begin);
+    if (rows.in_batch == kExcluded)
+      std::fill(out + std::min(begin, end), out + end, C(0));
+    else
+      scaled_exp_block(s + begin, std::max<int64_t>(0, end - begin), max, inverse_temperature,
+                       coefficient[rows.in_batch], out + begin);
   }
   const int64_t own_n = std::max<int64_t>(0, own.own_end - own.own_begin);
   if (own_n > 0) {

@@ -10,9 +10,9 @@
 
 namespace wassrank::cpu {
 
-// Runs body(begin, end) over disjoint pieces of [0, n), each of at least `grain` items; torch's thread pool in production.
-using ParallelFor =
-    void (*)(int64_t n, int64_t grain, const std::function<void(int64_t begin, int64_t end)>& body);
+// Runs body(begin, end) over disjoint pieces of [0, n), each of at least `grain` items; torch's thread pool in
+// production.
+using ParallelFor = void (*)(int64_t n, int64_t grain, const std::function<void(int64_t begin, int64_t end)>& body);
 
 struct Kernels {
   const char* instruction_set;
@@ -28,8 +28,8 @@ extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
 #endif
 
-// The widest instruction set both compiled and present. The environment variable WASSRANK_CPU_ISA (baseline, avx2, avx512)
-// lowers it, for tests. Throws std::invalid_argument for a name that is unknown or not present.
+// The widest instruction set both compiled and present. The environment variable WASSRANK_CPU_ISA (baseline, avx2,
+// avx512) lowers it, for tests. Throws std::invalid_argument for a name that is unknown or not present.
 const Kernels& kernels();
 
 }  // namespace wassrank::cpu

@@ -1,8 +1,8 @@
-// Loops over blocks of scores, written so that the compiler turns them into vector code for whatever instruction set the
-// including file is compiled for. C is the type computed in: float, or double for float64 scores.
+// Loops over blocks of scores, written so that the compiler turns them into vector code for whatever instruction set
+// the including file is compiled for. C is the type computed in: float, or double for float64 scores.
 //
-// This header is compiled several times with different flags; everything lives in a namespace named after the instruction
-// set, so that no two versions of a function share a name.
+// This header is compiled several times with different flags; everything lives in a namespace named after the
+// instruction set, so that no two versions of a function share a name.
 #pragma once
 
 #include <bit>
@@ -19,8 +19,8 @@
 
 namespace wassrank::cpu::WASSRANK_ISA {
 
-// Scores handled at a time: 8 KiB of float, so that a block read from memory stays in the first-level cache for the passes
-// over it (maximum, exponentials, levels).
+// Scores handled at a time: 8 KiB of float, so that a block read from memory stays in the first-level cache for the
+// passes over it (maximum, exponentials, levels).
 constexpr int64_t kBlock = 2048;
 
 struct Half {
@@ -33,8 +33,9 @@ struct BFloat16 {
 template <class C>
 constexpr C kNegInf = -std::numeric_limits<C>::infinity();
 
-// e^x for x <= 0, NaN for NaN, exactly 0 below the normal range. Range reduction x = k ln2 + r (Cody & Waite), |r| <= ln2/2,
-// polynomials through the Chebyshev nodes of that interval: relative error 1e-8 (float) and 3e-17 (double) before rounding.
+// e^x for x <= 0, NaN for NaN, exactly 0 below the normal range. Range reduction x = k ln2 + r (Cody & Waite), |r| <=
+// ln2/2, polynomials through the Chebyshev nodes of that interval: relative error 1e-8 (float) and 3e-17 (double)
+// before rounding.
 inline float exp_nonpositive(float x) {
   constexpr float kRound = 0x1.8p23f;  // adding it leaves the rounded integer in the low bits
   const float shifted = x * 0x1.715476p0f + kRound;
@@ -192,8 +193,8 @@ C sum_of(const C* x, int64_t n) {
   return sum;
 }
 
-// out[i] = f(in[i]) for an f that is many instructions long. The last few elements go through a full vector of their own: done
-// one by one they would cost as much as a hundred others.
+// out[i] = f(in[i]) for an f that is many instructions long. The last few elements go through a full vector of their
+// own: done one by one they would cost as much as a hundred others.
 template <class C, class F>
 void map_block(const C* in, int64_t n, C* out, F f) {
   constexpr int64_t kLanes = 64 / sizeof(C);

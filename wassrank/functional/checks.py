@@ -28,9 +28,7 @@ def check_scores(scores: Tensor) -> None:
             f"gradient; convert with scores.float()"
         )
     if scores.dim() != 2:
-        raise ValueError(
-            f"scores must be [Q, N] (queries, passages scored for each), got shape {tuple(scores.shape)}"
-        )
+        raise ValueError(f"scores must be [Q, N] (queries, passages scored for each), got shape {tuple(scores.shape)}")
 
 
 def check_labels(scores: Tensor, labels: Tensor) -> None:
@@ -105,7 +103,8 @@ def check_weight(scores: Tensor, weight: Tensor | None, backend: str) -> None:
     check_device("weight", weight, scores)
     if weight.shape != scores.shape[:1]:
         raise ValueError(
-            f"weight must be [{scores.shape[0]}], one a query (scores are {tuple(scores.shape)}), got {tuple(weight.shape)}"
+            f"weight must be [{scores.shape[0]}], one a query (scores are {tuple(scores.shape)}), got "
+            f"{tuple(weight.shape)}"
         )
     check_no_gradient("weight", weight, backend)
 
@@ -128,11 +127,10 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {choices}, got {value!r}")
 
 
-
 def check_order(p: float) -> None:
     if not (1 <= p < math.inf):
         raise ValueError(
-            f"p must be a finite number >= 1, got {p}: below 1, |x - y|^p is no convex cost and sorting does not solve it"
+            f"p must be a finite number >= 1, got {p}: below 1, |x - y|^p is not convex and sorting does not solve it"
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from wassrank import ops, reference
@@ -48,9 +50,9 @@ def grade_wasserstein(
         target: T, the distribution the labels ask for: "softmax" of the labels; "linear" gains y, or "exp2" gains
             2^y − 1, normalised over the row (grade 0 gets nothing); or a tensor of non-negative masses, [Q, N] or (own
             passages) [Q, K], normalised over the row's real passages.
-        mask: bool, True = a real passage. The shape of scores, or with [Q, K] labels [Q, K] (a padded passage is padding
-            for every query). A padded passage has no probability on either side and a gradient of exactly 0, whatever
-            its score and label.
+        mask: bool, True = a real passage. The shape of scores, or with [Q, K] labels [Q, K] (a padded passage is
+            padding for every query). A padded passage has no probability on either side and a gradient of exactly 0,
+            whatever its score and label.
         weight: [Q], non-negative, one a query.
         in_batch: with [Q, K] labels, the grade that other queries' passages count as; None leaves them out.
         num_levels: how many grades there may be, at most 32. A capacity, not part of the result.
@@ -62,8 +64,8 @@ def grade_wasserstein(
         so the result is that of cross_entropy's autocast rule, without a float32 copy of the scores). A scalar, or [Q]
         for reduction="none".
 
-        An empty row (no real passage, or a target without mass, such as "linear" with all grades 0) has loss 0, gradient
-        0 and is not counted by the mean; a batch of empty rows, or of none, gives 0.
+        An empty row (no real passage, or a target without mass, such as "linear" with all grades 0) has loss 0,
+        gradient 0 and is not counted by the mean; a batch of empty rows, or of none, gives 0.
 
         Where P's and T's running masses tie, the gradient is the midpoint of the one-sided ones: a subgradient, 0 at
         P = T.
@@ -90,7 +92,7 @@ def grade_wasserstein(
     checks.check_levels(num_levels, in_batch)
     checks.check_choice("reduction", reduction, checks.REDUCTIONS)
 
-    options = {
+    options: dict[str, Any] = {
         "p": float(p),
         "temperature": float(temperature),
         "label_temperature": float(label_temperature),

@@ -1,4 +1,4 @@
-"""The fused losses as torch operators: schema, fake, autograd; kernels come from the native extension and from Triton."""
+"""The fused losses as torch operators: schema, fake, autograd. Kernels come from the native extension and Triton."""
 
 from .grade_wasserstein import grade_wasserstein
 

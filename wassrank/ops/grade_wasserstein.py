@@ -7,8 +7,8 @@ maximum s_max, Z = Σ_n exp((S_n − s_max)/temperature), centred potentials φ_
 
     ∂loss/∂S_n = grad_loss · scale · c_{level(n)} · exp((S_n − s_max)/temperature),
 
-scale being 1/Σw for the mean and 1 otherwise. The maximum is kept rather than the log-sum-exp because S_n − s_max is exact
-where it matters, also at temperature 1e-3, where S_n/temperature − lse has lost every bit below one.
+scale being 1/Σw for the mean and 1 otherwise. The maximum is kept rather than the log-sum-exp because S_n − s_max is
+exact where it matters, also at temperature 1e-3, where S_n/temperature − lse has lost every bit below one.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def grade_wasserstein(
     num_levels: int,
     reduction: str,
 ) -> Tensor:
-    """Arguments as `wassrank.grade_wasserstein`, already checked. Copies nothing of size [Q, N] unless an argument is not
-    contiguous or a target is in another dtype than the computation's."""
+    """Arguments as `wassrank.grade_wasserstein`, already checked. Copies nothing of size [Q, N] unless an argument is
+    not contiguous or a target is in another dtype than the computation's."""
     dtype = compute_dtype(scores.dtype)
     loss: Tensor
     loss, _, _ = _CALLS[backend](

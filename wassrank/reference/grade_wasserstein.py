@@ -13,8 +13,8 @@ from .rows import dense_grades, dense_mask, masked_softmax, reduce_rows, target_
 from .transport import transport_cost
 
 TIE_ULPS = 8
-"""Running masses closer than this many machine epsilons of the compute dtype count as equal: about what summing a row
-of exponentials leaves uncertain."""
+"""Running masses closer than this many machine epsilons of the compute dtype, relatively, count as equal: about what
+summing a row of exponentials leaves uncertain."""
 
 
 def stray_grade(grade: int, num_levels: int) -> str:

@@ -80,7 +80,7 @@ def reduce_rows(
     weight: Tensor | None,  # [Q]
     reduction: str,
 ) -> Tensor:
-    """Weighted mean or sum over rows, or each row's weighted loss. Empty rows are 0 and the mean does not count them."""
+    """Weighted mean or sum over rows, or each row's weighted loss. Empty rows are 0 and not counted by the mean."""
     weight = torch.ones_like(losses) if weight is None else weight.to(losses.dtype)
     weight = torch.where(empty, 0.0, weight)
     losses = torch.where(empty, 0.0, losses) * weight

@@ -16,8 +16,8 @@ x_l. So
 Where F_l meets a running target mass, the quantile jumps there from τ⁻ (first k with G_k ≥ F_l) to τ⁺ (first k with
 G_k > F_l) and W has a kink; any value between the two one-sided increments is a subgradient. We take their
 midpoint: it is 0 for p = 1 (the sign of zero), it is 0 at P = T for every p, and it does not depend on which way
-rounding fell. Running masses within `tie` of each other count as equal, since below the rounding of the masses their
-order is noise.
+rounding fell. A running mass F and a target's G count as equal within tie·min(F, 1 − F) + `ROUNDING`: what summing a
+row of exponentials leaves uncertain is relative to the masses on the smaller side, and below that their order is noise.
 
 Potential of the target: the c-transform ψ_k = min_j |x_j − x_k|^p − φ_j, so φ_j + ψ_k ≤ |x_j − x_k|^p everywhere with
 equality on the coupling: a dual optimum, hence ∂W/∂t_k = ψ_k.
@@ -29,6 +29,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+ROUNDING = 1e-15
+"""Of running sums in float64, which all masses are turned into."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,11 @@ def level_transport(
     )
     cost = (coupling.clamp(min=0) * ground).sum((-2, -1))
 
+    slack = (tie * torch.minimum(F, 1 - F).clamp(min=0) + ROUNDING)[..., :-1, None]
+    height = F[..., :-1, None]
     last = (target > 0).int().mul(torch.arange(1, len(position) + 1, device=target.device)).argmax(-1)
     increments = torch.zeros_like(F[..., 1:])
-    for reached in (G[..., None, :] < F[..., :-1, None] - tie, G[..., None, :] <= F[..., :-1, None] + tie):
+    for reached in (G[..., None, :] < height - slack, G[..., None, :] <= height + slack):
         quantile = torch.minimum(reached.sum(-1), last[..., None])  # index of τ⁻, then of τ⁺
         tau = position[quantile]
         increments += 0.5 * ((position[1:] - tau).abs() ** p - (position[:-1] - tau).abs() ** p)

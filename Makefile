@@ -1,0 +1,67 @@
+# Every command sets up what it needs: a virtual environment in .venv, reused while it is up to date.
+#
+#   make demo        train MiniLM with the fused losses on the bundled sample; table and picture     (about 8 minutes)
+#   make test        lint, types, all tests that run without a GPU                                   (about 8 minutes)
+#   make test-full   the same and the tests marked "full" (slow real components)
+#   make bench       CPU benchmarks -> benchmarks/results/
+#   make venv        the set-up alone
+#   make format      ruff and clang-format, in place
+PYTHON ?= python3
+# The build to install where the environment has no torch yet. Wherever another torch between 2.11 and 2.14 is wanted
+# (CUDA, say), name it: make TORCH=torch==2.14.1 test
+TORCH ?= torch==2.13.0
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.up-to-date
+SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES = $(shell git ls-files -co --exclude-standard '*.cpp' '*.h' '*.cu' '*.cuh')
+NVCC := $(shell command -v nvcc 2>/dev/null)
+
+.PHONY: demo test test-full lint types bench venv format cuda clean
+
+venv: $(STAMP)
+
+$(STAMP): pyproject.toml setup.py Makefile $(SOURCES)
+	@$(PYTHON) -c 'import sys; sys.exit("wassrank needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install -q --disable-pip-version-check '$(TORCH)'
+	@$(BIN)/pip install -q --disable-pip-version-check numpy ninja 'setuptools>=77' wheel 'pybind11>=2.13'
+	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -e '.[dev]'
+	@touch $@
+
+# Where there is an nvcc the tests' build holds the CUDA kernels too, compiled for sm_80, sm_90 and sm_100.
+cuda: $(STAMP)
+ifneq ($(NVCC),)
+	WASSRANK_CUDA=1 $(BIN)/python setup.py -q build_ext --inplace
+else
+	@echo "no nvcc: the CUDA kernels are not compiled"
+endif
+
+demo: $(STAMP)
+	$(BIN)/python -m training.demo
+
+test: lint types cuda
+	$(BIN)/python -m pytest -m 'not gpu and not full'
+
+test-full: lint types cuda
+	$(BIN)/python -m pytest -m 'not gpu'
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf build dist *.egg-info wassrank/_C*.so
