@@ -25,9 +25,6 @@ constexpr int64_t kChunk = 1 << 15;
 // Scores a thread should get at least: below this, waking one costs more than it saves.
 constexpr int64_t kGrainScores = 1 << 13;
 
-// Fewer own passages than this are added to their levels one by one, more in one vectorised sweep a level.
-constexpr int64_t kFewPassages = 64;
-
 constexpr int64_t kNoStray = std::numeric_limits<int64_t>::min();
 
 int64_t chunks_of(const Rows& rows) { return std::max<int64_t>(1, (rows.N + kChunk - 1) / kChunk); }
@@ -230,24 +227,7 @@ class Forward {
     }
     if (lowest < 0 || highest >= rows_.levels) return report_stray(row, first_column, s, n);
 
-    if (n < kFewPassages) {
-      for (int64_t i = 0; i < n; ++i) {
-        sums.mass[level[i]] += e[i];
-        sums.count[level[i]] += 1;
-      }
-    } else {
-      for (int l = 0; l <= highest; ++l) {
-        C mass = 0;
-        int32_t count = 0;
-#pragma omp simd reduction(+ : mass, count)
-        for (int64_t i = 0; i < n; ++i) {
-          mass += level[i] == l ? e[i] : C(0);
-          count += level[i] == l;
-        }
-        sums.mass[l] += mass;
-        sums.count[l] += count;
-      }
-    }
+    add_by_level(level, e, n, highest + 1, sums.mass, sums.count);
     if (!all_real) sums.count[0] -= static_cast<double>(n - count_real(s, n));
     if (args_.target_kind == Target::given) {
       const int64_t column = args_.target_width == rows_.N ? first_column : first_column - rows_.own_begin(row);
@@ -367,10 +347,11 @@ void backward_block(const GradeWassersteinBackward& args, int64_t row, int64_t a
     C* own_out = out + own.own_begin;
     scaled_exp_block(s, own_n, max, inverse_temperature, C(1), own_out);
     int32_t highest = 0;
+    const int32_t levels = rows.levels;
 #pragma omp simd reduction(max : highest)
     for (int64_t i = 0; i < own_n; ++i) {
       // A label out of range belongs to a passage that takes no part: forward refused all others.
-      level[i] = level[i] < 0 || level[i] >= rows.levels ? 0 : level[i];
+      level[i] = level[i] < 0 || level[i] >= levels ? 0 : level[i];
       highest = std::max(highest, level[i]);
     }
     scale_by_level(level, own_n, highest + 1, coefficient, own_out);

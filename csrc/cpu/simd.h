@@ -7,6 +7,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <type_traits>
 #include <utility>
@@ -22,6 +23,9 @@ namespace wassrank::cpu::WASSRANK_ISA {
 // Scores handled at a time: 8 KiB of float, so that a block read from memory stays in the first-level cache for the
 // passes over it (maximum, exponentials, levels).
 constexpr int64_t kBlock = 2048;
+
+// Fewer passages than this are added to their levels one by one.
+constexpr int64_t kFewPassages = 64;
 
 struct Half {
   uint16_t bits;
@@ -222,6 +226,58 @@ void scaled_exp_block(const C* s, int64_t n, C max, C inverse_temperature, C fac
     const C e = factor * exp_nonpositive((x - max) * inverse_temperature);
     return x == kNegInf<C> ? C(0) : e;
   });
+}
+
+// mass[level[i]] += e[i] and count[level[i]] += 1, for levels below kLevel..., with one vector register of sums a
+// level: a sweep of its own for each level would wait for its one sum at every step.
+template <class C, int... kLevel>
+void add_by_level(const int32_t* level, const C* e, int64_t n, double* mass, double* count,
+                  std::integer_sequence<int, kLevel...>) {
+  constexpr int kLanes = 64 / sizeof(C);
+  using Index = std::conditional_t<sizeof(C) == 4, int32_t, int64_t>;
+  typedef C Values __attribute__((vector_size(64)));
+  typedef Index Indices __attribute__((vector_size(64)));
+  typedef int32_t Stored __attribute__((vector_size(kLanes * sizeof(int32_t))));
+  Values masses[] = {(static_cast<void>(kLevel), Values{})...};
+  Indices counts[] = {(static_cast<void>(kLevel), Indices{})...};
+  const int64_t whole = n / kLanes * kLanes;
+  for (int64_t i = 0; i < whole; i += kLanes) {
+    Values values;
+    Stored stored;
+    std::memcpy(&values, e + i, sizeof values);
+    std::memcpy(&stored, level + i, sizeof stored);
+    const Indices levels = __builtin_convertvector(stored, Indices);
+    ((masses[kLevel] += levels == kLevel ? values : Values{}), ...);
+    ((counts[kLevel] -= levels == kLevel), ...);  // a true comparison is -1
+  }
+  for (int l = 0; l < static_cast<int>(sizeof...(kLevel)); ++l) {
+    C sum = 0;
+    Index passages = 0;
+    for (int lane = 0; lane < kLanes; ++lane) {
+      sum += masses[l][lane];
+      passages += counts[l][lane];
+    }
+    mass[l] += sum;
+    count[l] += passages;
+  }
+  for (int64_t i = whole; i < n; ++i) {
+    mass[level[i]] += e[i];
+    count[level[i]] += 1;
+  }
+}
+
+template <class C>
+void add_by_level(const int32_t* level, const C* e, int64_t n, int levels, double* mass, double* count) {
+  if (n >= kFewPassages && levels <= 4) {
+    return add_by_level(level, e, n, mass, count, std::make_integer_sequence<int, 4>{});
+  }
+  if (n >= kFewPassages && levels <= 8) {
+    return add_by_level(level, e, n, mass, count, std::make_integer_sequence<int, 8>{});
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    mass[level[i]] += e[i];
+    count[level[i]] += 1;
+  }
 }
 
 // out[i] *= table[level[i]] for levels below kLevels, without a gather: a chain of selects is faster for few levels.

@@ -11,6 +11,7 @@ a 2-core Xeon), which at 64 × 256 scores is more than both kernels together.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -46,8 +47,21 @@ def register(
         function = _function(operator, backward_operator, setup_context, backward)
         LIBRARY.impl(forward_name, _apply(function), "Autograd")
         LIBRARY.impl(backward_name, _apply(_once_only(backward_operator)), "Autograd")
+        if backend == "triton":
+            for python_name, operator_name in ((name, forward_name), (f"{name}_backward", backward_name)):
+                for device in ("CUDA", "CPU"):  # on the CPU in Triton's interpreter
+                    LIBRARY.impl(operator_name, _from_triton(python_name), device)
         calls[backend] = _call(operator, function)
     return calls
+
+
+def _from_triton(name: str) -> Callable[..., Any]:
+    """`wassrank.triton.<name>`, imported by the first call."""
+
+    def kernel(*args: Any) -> Any:
+        return getattr(importlib.import_module("wassrank.triton"), name)(*args)
+
+    return kernel
 
 
 def _function(

@@ -40,6 +40,8 @@ def masked_softmax(
 
     The maximum is taken off before dividing: at temperature 1e-3 a quotient of 1e7 has no bits left below one.
     """
+    if logits.shape[-1] == 0:
+        return logits
     logits = logits.masked_fill(~real, -torch.inf)
     top = logits.detach().amax(-1, keepdim=True)
     top = torch.where(top == -torch.inf, 0.0, top)

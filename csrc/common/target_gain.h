@@ -1,0 +1,21 @@
+// How much of the target's mass a passage of a given level asks for, before a row's masses are normalised.
+#pragma once
+
+#include <cmath>
+
+#include "common/rows.h"
+
+namespace wassrank {
+
+// Of Target::softmax, linear and exp2. For softmax it is the gain of a passage `level` levels below the row's highest.
+inline double target_gain(Target target, int level, double label_temperature) {
+  switch (target) {
+    case Target::softmax: return std::exp(-level / label_temperature);
+    case Target::linear: return level;
+    case Target::exp2: return std::exp2(static_cast<double>(level)) - 1;
+    case Target::given: break;
+  }
+  return 1;
+}
+
+}  // namespace wassrank
