@@ -141,23 +141,11 @@ class BuildKernels(build_ext):
 
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        link = [
-            *cxx,
-            "-shared",
-            *(str(o) for o, _ in jobs),
-            f"-L{torch_root / 'lib'}",
-            "-ltorch_cpu",
-            "-o",
-            str(target),
-        ]
-        if nvcc is not None:
-            cuda_root = Path(nvcc).resolve().parent.parent
-            libs = next(
-                d
-                for d in (cuda_root / "lib64", cuda_root / "targets/x86_64-linux/lib", cuda_root / "lib")
-                if d.exists()
-            )
-            link += [f"-L{libs}", "-lcudart_static", "-lrt", "-lpthread", "-ldl"]
+        # The first object to hold an inline function of the standard library gives it to all: baseline comes before avx2 and
+        # avx512, whose copies an older processor could not run. nvcc links where it compiled: it knows its own libraries.
+        objects = [str(o) for o, _ in jobs]
+        linker = [*cxx, "-shared"] if nvcc is None else [nvcc, "-shared", "-cudart", "static"]
+        link = [*linker, *objects, f"-L{torch_root / 'lib'}", "-ltorch_cpu", "-o", str(target)]
         self.execute(link)
 
     def compile_one(self, target: Path, command: list[str], newest_header: float) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from wassrank import ops, reference
@@ -92,17 +90,17 @@ def grade_wasserstein(
     checks.check_levels(num_levels, in_batch)
     checks.check_choice("reduction", reduction, checks.REDUCTIONS)
 
-    options: dict[str, Any] = {
-        "p": float(p),
-        "temperature": float(temperature),
-        "label_temperature": float(label_temperature),
-        "target": target,
-        "mask": mask,
-        "weight": weight,
-        "in_batch": in_batch,
-        "num_levels": num_levels,
-        "reduction": reduction,
-    }
-    if backend == "torch":
-        return reference.grade_wasserstein(scores, labels, **options)
-    return ops.grade_wasserstein(scores, labels, backend=backend, **options)
+    run = reference.grade_wasserstein if backend == "torch" else ops.grade_wasserstein.fused(backend)
+    return run(
+        scores,
+        labels,
+        p=p,
+        temperature=temperature,
+        label_temperature=label_temperature,
+        target=target,
+        mask=mask,
+        weight=weight,
+        in_batch=in_batch,
+        num_levels=num_levels,
+        reduction=reduction,
+    )

@@ -13,6 +13,7 @@ exact where it matters, also at temperature 1e-3, where S_n/temperature − lse 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
 
@@ -38,44 +39,57 @@ class Reduction(IntEnum):
     none = 2
 
 
+_TARGETS = {kind.name: int(kind) for kind in Target}
+_REDUCTIONS = {kind.name: int(kind) for kind in Reduction}
 EXCLUDED = -1
 """`in_batch` for "leave other queries' passages out"."""
 
 
-def grade_wasserstein(
-    scores: Tensor,  # [Q, N]
-    labels: Tensor,  # [Q, N] or [Q, K] with N = Q·K
-    *,
-    backend: str,  # "native" or "triton"
-    p: float,
-    temperature: float,
-    label_temperature: float,
-    target: str | Tensor,
-    mask: Tensor | None,
-    weight: Tensor | None,
-    in_batch: int | None,
-    num_levels: int,
-    reduction: str,
-) -> Tensor:
-    """Arguments as `wassrank.grade_wasserstein`, already checked. Copies nothing of size [Q, N] unless an argument is
-    not contiguous or a target is in another dtype than the computation's."""
-    dtype = compute_dtype(scores.dtype)
-    loss: Tensor
-    loss, _, _ = _CALLS[backend](
-        scores.contiguous(),
-        labels.contiguous(),
-        target.to(dtype).contiguous() if isinstance(target, Tensor) else None,
-        None if mask is None else mask.contiguous(),
-        None if weight is None else weight.to(dtype).contiguous(),
-        Target.given if isinstance(target, Tensor) else Target[target],
-        Reduction[reduction],
-        EXCLUDED if in_batch is None else in_batch,
-        num_levels,
-        p,
-        temperature,
-        label_temperature,
-    )
-    return loss
+def fused(backend: str) -> Callable[..., Tensor]:
+    """The loss on a fused backend, "native" or "triton": called as `wassrank.reference.grade_wasserstein` is, with
+    arguments already checked."""
+    return _FUSED[backend]
+
+
+def _fused(operator: Callable[..., Any]) -> Callable[..., Tensor]:
+    def grade_wasserstein(
+        scores: Tensor,  # [Q, N]
+        labels: Tensor,  # [Q, N] or [Q, K] with N = Q·K
+        *,
+        p: float,
+        temperature: float,
+        label_temperature: float,
+        target: str | Tensor,
+        mask: Tensor | None,
+        weight: Tensor | None,
+        in_batch: int | None,
+        num_levels: int,
+        reduction: str,
+    ) -> Tensor:
+        """Copies nothing of size [Q, N] unless an argument is not contiguous or a target is in another dtype than the
+        computation's."""
+        given = None
+        if isinstance(target, Tensor):
+            given, target = target.to(compute_dtype(scores.dtype)).contiguous(), "given"
+        if weight is not None:
+            weight = weight.to(compute_dtype(scores.dtype)).contiguous()
+        loss: Tensor = operator(
+            scores.contiguous(),
+            labels.contiguous(),
+            given,
+            None if mask is None else mask.contiguous(),
+            weight,
+            _TARGETS[target],
+            _REDUCTIONS[reduction],
+            EXCLUDED if in_batch is None else in_batch,
+            num_levels,
+            p,
+            temperature,
+            label_temperature,
+        )[0]
+        return loss
+
+    return grade_wasserstein
 
 
 def _fake(
@@ -111,8 +125,8 @@ def _backward_fake(
     return torch.empty_like(scores)
 
 
-def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-    scores, labels, _, mask, _, _, _, in_batch, _, _, temperature, _ = inputs
+def _setup_context(ctx: Any, scores: Tensor, rest: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    labels, _, mask, _, _, _, in_batch, _, _, temperature, _ = rest
     _, state, scale = output
     ctx.mark_non_differentiable(state, scale)
     ctx.set_materialize_grads(False)
@@ -120,17 +134,17 @@ def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.in_batch, ctx.temperature = in_batch, temperature
 
 
-def _backward(backward_op: Any, ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-    grad_scores = None
-    if grad_loss is not None:
-        scores, labels, mask, state, scale = ctx.saved_tensors
-        grad_scores = backward_op(
-            grad_loss.contiguous(), scores, labels, mask, state, scale, ctx.in_batch, ctx.temperature
-        )
-    return (grad_scores, *[None] * 11)
+def _backward(backward_op: Any, ctx: Any, grad_loss: Tensor | None, *_: None) -> Tensor | None:
+    if grad_loss is None:
+        return None
+    scores, labels, mask, state, scale = ctx.saved_tensors
+    gradient: Tensor = backward_op(
+        grad_loss.contiguous(), scores, labels, mask, state, scale, ctx.in_batch, ctx.temperature
+    )
+    return gradient
 
 
-_CALLS = register(
+_OPERATORS = register(
     "grade_wasserstein",
     schema=(
         "(Tensor scores, Tensor labels, Tensor? target, Tensor? mask, Tensor? weight, int target_kind, int reduction, "
@@ -146,3 +160,4 @@ _CALLS = register(
     setup_context=_setup_context,
     backward=_backward,
 )
+_FUSED = {backend: _fused(operator) for backend, operator in _OPERATORS.items()}

@@ -30,8 +30,8 @@ def register(
     fake: Callable[..., Any],
     backward_schema: str,
     backward_fake: Callable[..., Any],
-    setup_context: Callable[..., None],  # setup_context(ctx, inputs, outputs)
-    backward: Callable[..., Any],  # backward(backward_op, ctx, *grads) -> a gradient for each input
+    setup_context: Callable[..., None],  # setup_context(ctx, scores, rest of the inputs, outputs)
+    backward: Callable[..., Any],  # backward(backward_op, ctx, *grads) -> the gradient of the first input, the scores
 ) -> dict[str, Callable[..., Any]]:
     """Defines the operator pair once for each fused backend; returns the differentiable call for each."""
     calls = {}
@@ -45,8 +45,8 @@ def register(
         backward_operator = getattr(torch.ops.wassrank, backward_name).default
 
         function = _function(operator, backward_operator, setup_context, backward)
-        LIBRARY.impl(forward_name, _apply(function), "Autograd")
-        LIBRARY.impl(backward_name, _apply(_once_only(backward_operator)), "Autograd")
+        LIBRARY.impl(forward_name, _apply(function, 1), "Autograd")
+        LIBRARY.impl(backward_name, _apply(_once_only(backward_operator), 2), "Autograd")
         if backend == "triton":
             for python_name, operator_name in ((name, forward_name), (f"{name}_backward", backward_name)):
                 for device in ("CUDA", "CPU"):  # on the CPU in Triton's interpreter
@@ -74,16 +74,17 @@ def _function(
             return backward_operator(*args)
 
     class Fused(torch.autograd.Function):
+        # Only the scores have a gradient. The rest comes as one tuple: autograd looks at every argument of its own.
         @staticmethod
-        def forward(ctx: Any, *args: Any) -> Any:
+        def forward(ctx: Any, scores: Any, rest: tuple[Any, ...]) -> Any:
             with below_autograd():
-                outputs = operator(*args)
-            setup_context(ctx, args, outputs)
+                outputs = operator(scores, *rest)
+            setup_context(ctx, scores, rest, outputs)
             return outputs
 
         @staticmethod
         def backward(ctx: Any, *grads: Any) -> Any:
-            return backward(run_backward_operator, ctx, *grads)
+            return backward(run_backward_operator, ctx, *grads), None
 
     return Fused
 
@@ -91,9 +92,9 @@ def _function(
 def _once_only(operator: Any) -> type[torch.autograd.Function]:
     class Once(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, *args: Any) -> Any:
+        def forward(ctx: Any, grad_loss: Any, scores: Any, rest: tuple[Any, ...]) -> Any:
             with below_autograd():
-                return operator(*args)
+                return operator(grad_loss, scores, *rest)
 
         @staticmethod
         def backward(ctx: Any, *grads: Any) -> NoReturn:
@@ -104,17 +105,19 @@ def _once_only(operator: Any) -> type[torch.autograd.Function]:
     return Once
 
 
-def _apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+def _apply(function: type[torch.autograd.Function], differentiable: int) -> Callable[..., Any]:
+    """`function` as a dispatcher kernel: its first `differentiable` arguments as they are, the others as one tuple."""
+
     def apply(*args: Any) -> Any:
-        return function.apply(*args)
+        return function.apply(*args[:differentiable], args[differentiable:])
 
     return apply
 
 
 def _call(operator: Any, function: type[torch.autograd.Function]) -> Callable[..., Any]:
-    def call(*args: Any) -> Any:
+    def call(scores: Any, *rest: Any) -> Any:
         if torch.compiler.is_compiling():  # one opaque operator in the graph
-            return operator(*args)
-        return function.apply(*args)
+            return operator(scores, *rest)
+        return function.apply(scores, rest)
 
     return call
