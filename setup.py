@@ -118,12 +118,11 @@ class BuildKernels(build_ext):
             (out / "bindings.o", [*common, *torch_includes, *binding_flags, "csrc/bindings.cpp"]),
             (out / "dispatch.o", [*common, "csrc/cpu/dispatch.cpp"]),
         ]
-        for source in sorted((ROOT / "csrc" / "cpu").glob("*.cpp")):
-            if source.name == "dispatch.cpp":
-                continue
-            for isa, flags in INSTRUCTION_SETS.items():
-                target = out / f"{source.stem}.{isa}.o"
-                jobs.append((target, [*common, *flags, f"-DWASSRANK_ISA={isa}", str(source)]))
+        kernels = [f for f in sorted((ROOT / "csrc" / "cpu").glob("*.cpp")) if f.name != "dispatch.cpp"]
+        for isa, flags in INSTRUCTION_SETS.items():
+            for source in kernels:
+                command = [*common, *flags, f"-DWASSRANK_ISA={isa}", str(source)]
+                jobs.append((out / f"{source.stem}.{isa}.o", command))
         if nvcc is not None:
             targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
             for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
@@ -141,8 +140,9 @@ class BuildKernels(build_ext):
 
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        # The first object to hold an inline function of the standard library gives it to all: baseline comes before avx2 and
-        # avx512, whose copies an older processor could not run. nvcc links where it compiled: it knows its own libraries.
+        # The first object to hold an inline function of the standard library gives it to all: baseline comes before
+        # avx2 and avx512, whose copies an older processor could not run. nvcc links what it compiled: it knows its own
+        # libraries.
         objects = [str(o) for o, _ in jobs]
         linker = [*cxx, "-shared"] if nvcc is None else [nvcc, "-shared", "-cudart", "static"]
         link = [*linker, *objects, f"-L{torch_root / 'lib'}", "-ltorch_cpu", "-o", str(target)]
