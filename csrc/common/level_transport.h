@@ -22,7 +22,10 @@ struct GroundCost {
 };
 
 // Within this, a running mass F and one of the target's count as equal (reference: `slack`).
-inline double tie_slack(double F, double tie) { return tie * std::max(0.0, std::min(F, 1 - F)) + kRounding; }
+WASSRANK_HOST_DEVICE inline double tie_slack(double F, double tie) {
+  const double smaller = F < 1 - F ? F : 1 - F;
+  return tie * (smaller > 0 ? smaller : 0) + kRounding;
+}
 
 // m, t: masses of `levels` levels, each summing to one. Writes the potential (phi[0] = 0) and returns W_p^p.
 inline double level_transport(const double* m, const double* t, int levels, const GroundCost& ground, double tie,

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "common/level_transport.h"
+#include "common/target_gain.h"
 #include "cpu/kernels.h"
 #include "cpu/simd.h"
 
@@ -130,10 +131,7 @@ class Forward {
         row_loss_(args.rows.Q),
         row_weight_(args.rows.Q) {
     for (int l = 0; l < args.rows.levels; ++l) {
-      // For softmax: relative to the row's highest level, which is taken off when the table is read.
-      gain_[l] = args.target_kind == Target::softmax  ? std::exp(-l / args.label_temperature)
-                 : args.target_kind == Target::linear ? static_cast<double>(l)
-                                                      : std::exp2(static_cast<double>(l)) - 1;
+      gain_[l] = target_gain(args.target_kind, l, args.label_temperature);
     }
   }
 
