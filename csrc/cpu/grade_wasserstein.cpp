@@ -245,32 +245,28 @@ class Forward {
     }
   }
 
-  // The row's masses -> its loss, and the coefficients the backward needs.
+  // The row's masses -> its loss, and the coefficients the backward needs. Levels above the row's highest are left out:
+  // they have mass on neither side.
   void finish(int64_t row, const RowSums<C>& sums) {
-    const int L = rows_.levels;
-    C* state = static_cast<C*>(args_.state) + row * (L + 1);
+    C* state = static_cast<C*>(args_.state) + row * (rows_.levels + 1);
+    std::fill(state, state + rows_.levels + 1, C(0));
+    row_loss_[row] = row_weight_[row] = 0;
 
-    double t[kMaxLevels];
-    double Z = 0, target_total = 0, passages = 0;
-    int highest = 0;
+    int L = rows_.levels;
+    while (L > 0 && sums.count[L - 1] == 0) --L;
+    if (L == 0) return;  // no passage takes part
+
+    double m[kMaxLevels], t[kMaxLevels], phi[kMaxLevels];
+    double Z = 0, target_total = 0;
     for (int l = 0; l < L; ++l) {
-      if (sums.count[l] > 0) highest = l;
-    }
-    for (int l = 0; l < L; ++l) {
-      const double gain = args_.target_kind == Target::softmax ? gain_[std::max(highest - l, 0)] : gain_[l];
-      t[l] = args_.target_kind == Target::given ? sums.target[l] : sums.count[l] * gain;
+      t[l] = args_.target_kind == Target::given
+                 ? sums.target[l]
+                 : sums.count[l] * gain_[args_.target_kind == Target::softmax ? L - 1 - l : l];
       target_total += t[l];
       Z += sums.mass[l];
-      passages += sums.count[l];
     }
+    if (target_total == 0) return;  // nothing is asked for
 
-    if (passages == 0 || target_total == 0) {
-      std::fill(state, state + L + 1, C(0));
-      row_loss_[row] = row_weight_[row] = 0;
-      return;
-    }
-
-    double m[kMaxLevels], phi[kMaxLevels];
     for (int l = 0; l < L; ++l) {
       m[l] = sums.mass[l] / Z;
       t[l] /= target_total;
@@ -283,7 +279,7 @@ class Forward {
     for (int l = 0; l < L; ++l) mean_phi += m[l] * phi[l];
     const double factor = weight / (rows_.temperature * Z);
     for (int l = 0; l < L; ++l) state[l] = static_cast<C>(factor * (phi[l] - mean_phi));
-    state[L] = sums.max;
+    state[rows_.levels] = sums.max;
     row_loss_[row] = weight * cost;
     row_weight_[row] = weight;
   }

@@ -86,7 +86,7 @@ def _fused(operator: Callable[..., Any]) -> Callable[..., Tensor]:
             p,
             temperature,
             label_temperature,
-        )[0]
+        )
         return loss
 
     return grade_wasserstein
@@ -125,18 +125,14 @@ def _backward_fake(
     return torch.empty_like(scores)
 
 
-def _setup_context(ctx: Any, scores: Tensor, rest: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _save(ctx: Any, scores: Tensor, rest: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     labels, _, mask, _, _, _, in_batch, _, _, temperature, _ = rest
     _, state, scale = output
-    ctx.mark_non_differentiable(state, scale)
-    ctx.set_materialize_grads(False)
     ctx.save_for_backward(scores, labels, mask, state, scale)
     ctx.in_batch, ctx.temperature = in_batch, temperature
 
 
-def _backward(backward_op: Any, ctx: Any, grad_loss: Tensor | None, *_: None) -> Tensor | None:
-    if grad_loss is None:
-        return None
+def _backward(backward_op: Any, ctx: Any, grad_loss: Tensor) -> Tensor:
     scores, labels, mask, state, scale = ctx.saved_tensors
     gradient: Tensor = backward_op(
         grad_loss.contiguous(), scores, labels, mask, state, scale, ctx.in_batch, ctx.temperature
@@ -157,7 +153,7 @@ _OPERATORS = register(
         "float temperature) -> Tensor"
     ),
     backward_fake=_backward_fake,
-    setup_context=_setup_context,
+    save=_save,
     backward=_backward,
 )
 _FUSED = {backend: _fused(operator) for backend, operator in _OPERATORS.items()}

@@ -30,10 +30,10 @@ def register(
     fake: Callable[..., Any],
     backward_schema: str,
     backward_fake: Callable[..., Any],
-    setup_context: Callable[..., None],  # setup_context(ctx, scores, rest of the inputs, outputs)
-    backward: Callable[..., Any],  # backward(backward_op, ctx, *grads) -> the gradient of the first input, the scores
+    save: Callable[..., None],  # save(ctx, scores, rest of the inputs, outputs): for the backward
+    backward: Callable[..., Any],  # backward(backward_op, ctx, grad_loss) -> the scores' gradient
 ) -> dict[str, Callable[..., Any]]:
-    """Defines the operator pair once for each fused backend; returns the differentiable call for each."""
+    """Defines the operator pair once for each fused backend; returns for each a differentiable call giving the loss."""
     calls = {}
     for backend, suffix in SUFFIX.items():
         forward_name, backward_name = f"{name}{suffix}", f"{name}_backward{suffix}"
@@ -44,14 +44,14 @@ def register(
         operator = getattr(torch.ops.wassrank, forward_name).default
         backward_operator = getattr(torch.ops.wassrank, backward_name).default
 
-        function = _function(operator, backward_operator, setup_context, backward)
-        LIBRARY.impl(forward_name, _apply(function, 1), "Autograd")
-        LIBRARY.impl(backward_name, _apply(_once_only(backward_operator), 2), "Autograd")
+        function = _function(operator, backward_operator, save, backward)
+        LIBRARY.impl(forward_name, _with_all_outputs(function), "Autograd")
+        LIBRARY.impl(backward_name, _once_only(backward_operator), "Autograd")
         if backend == "triton":
             for python_name, operator_name in ((name, forward_name), (f"{name}_backward", backward_name)):
                 for device in ("CUDA", "CPU"):  # on the CPU in Triton's interpreter
                     LIBRARY.impl(operator_name, _from_triton(python_name), device)
-        calls[backend] = _call(operator, function)
+        calls[backend] = _loss_alone(operator, function)
     return calls
 
 
@@ -65,7 +65,7 @@ def _from_triton(name: str) -> Callable[..., Any]:
 
 
 def _function(
-    operator: Any, backward_operator: Any, setup_context: Callable[..., None], backward: Callable[..., Any]
+    operator: Any, backward_operator: Any, save: Callable[..., None], backward: Callable[..., Any]
 ) -> type[torch.autograd.Function]:
     def run_backward_operator(*args: Any) -> Any:
         if torch.is_grad_enabled():  # create_graph=True: through the operator's own autograd, which refuses
@@ -74,22 +74,29 @@ def _function(
             return backward_operator(*args)
 
     class Fused(torch.autograd.Function):
-        # Only the scores have a gradient. The rest comes as one tuple: autograd looks at every argument of its own.
+        # Only the scores have a gradient and only the loss, the first output, gets one. The other inputs come as one
+        # tuple and the other outputs go only where they are wanted: autograd handles each of its own one by one.
         @staticmethod
-        def forward(ctx: Any, scores: Any, rest: tuple[Any, ...]) -> Any:
+        def forward(ctx: Any, scores: Any, rest: tuple[Any, ...], loss_alone: bool) -> Any:
             with below_autograd():
                 outputs = operator(scores, *rest)
-            setup_context(ctx, scores, rest, outputs)
+            save(ctx, scores, rest, outputs)
+            if loss_alone:
+                return outputs[0]
+            ctx.set_materialize_grads(False)
+            ctx.mark_non_differentiable(*outputs[1:])
             return outputs
 
         @staticmethod
-        def backward(ctx: Any, *grads: Any) -> Any:
-            return backward(run_backward_operator, ctx, *grads), None
+        def backward(ctx: Any, grad_loss: Any, *_: None) -> Any:
+            if grad_loss is None:
+                return None, None, None
+            return backward(run_backward_operator, ctx, grad_loss), None, None
 
     return Fused
 
 
-def _once_only(operator: Any) -> type[torch.autograd.Function]:
+def _once_only(operator: Any) -> Callable[..., Any]:
     class Once(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, grad_loss: Any, scores: Any, rest: tuple[Any, ...]) -> Any:
@@ -102,22 +109,25 @@ def _once_only(operator: Any) -> type[torch.autograd.Function]:
                 "wassrank's fused kernels are differentiable once; for second derivatives pass backend='torch'"
             )
 
-    return Once
+    function: type[torch.autograd.Function] = Once
+
+    def call(grad_loss: Any, scores: Any, *rest: Any) -> Any:
+        return function.apply(grad_loss, scores, rest)
+
+    return call
 
 
-def _apply(function: type[torch.autograd.Function], differentiable: int) -> Callable[..., Any]:
-    """`function` as a dispatcher kernel: its first `differentiable` arguments as they are, the others as one tuple."""
+def _with_all_outputs(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    def call(scores: Any, *rest: Any) -> Any:
+        return function.apply(scores, rest, False)
 
-    def apply(*args: Any) -> Any:
-        return function.apply(*args[:differentiable], args[differentiable:])
-
-    return apply
+    return call
 
 
-def _call(operator: Any, function: type[torch.autograd.Function]) -> Callable[..., Any]:
+def _loss_alone(operator: Any, function: type[torch.autograd.Function]) -> Callable[..., Any]:
     def call(scores: Any, *rest: Any) -> Any:
         if torch.compiler.is_compiling():  # one opaque operator in the graph
-            return operator(scores, *rest)
-        return function.apply(scores, rest)
+            return operator(scores, *rest)[0]
+        return function.apply(scores, rest, True)
 
     return call
