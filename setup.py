@@ -123,8 +123,8 @@ class BuildKernels(build_ext):
             for source in kernels:
                 command = [*common, *flags, f"-DWASSRANK_ISA={isa}", str(source)]
                 jobs.append((out / f"{source.stem}.{isa}.o", command))
+        targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
         if nvcc is not None:
-            targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
             for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
                 command = [
                     nvcc, "-c", "-std=c++20", "-O3", "--threads", str(len(architectures)),
@@ -144,7 +144,7 @@ class BuildKernels(build_ext):
         # avx2 and avx512, whose copies an older processor could not run. nvcc links what it compiled: it knows its own
         # libraries.
         objects = [str(o) for o, _ in jobs]
-        linker = [*cxx, "-shared"] if nvcc is None else [nvcc, "-shared", "-cudart", "static"]
+        linker = [*cxx, "-shared"] if nvcc is None else [nvcc, "-shared", "-cudart", "static", *targets]
         link = [*linker, *objects, f"-L{torch_root / 'lib'}", "-ltorch_cpu", "-o", str(target)]
         self.execute(link)
 

@@ -24,7 +24,7 @@ class Case:
     spread: float = 3.0  # standard deviation of the scores
     mask: str | None = None  # "scores": [Q, N]; "labels": the shape of labels
     weight: bool = False
-    target: str = "softmax"  # "given": a tensor [Q, N]; "given_own": a tensor with the shape of labels
+    target: str = "softmax"  # "given" (a tensor [Q, N]), "given_nan", "given_own" (the shape of labels)
     edit: Callable[[Tensor, Tensor], None] | None = None  # edit(scores, labels), in place
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -43,8 +43,10 @@ class Case:
         if self.weight:
             options["weight"] = torch.rand(self.Q, generator=generator, dtype=torch.float64)
         if self.target.startswith("given"):
-            shape = scores.shape if self.target == "given" else labels.shape
+            shape = labels.shape if self.target == "given_own" else scores.shape
             options["target"] = torch.rand(shape, generator=generator, dtype=torch.float64)
+            if self.target == "given_nan":
+                options["target"][0, 0] = torch.nan
         else:
             options["target"] = self.target
         # Every dtype is given what the half types can hold, so that all are compared on the same problem.
@@ -54,6 +56,17 @@ class Case:
 
 
 def _no_relevant_passage(scores: Tensor, labels: Tensor) -> None:
+    labels[1] = 0
+
+
+def _no_gain_and_scores_near_overflow(scores: Tensor, labels: Tensor) -> None:
+    """An empty row has no maximum to take off: e^88.9 and e^710 overflow float32 and float64."""
+    scores[0], scores[1] = 88.9, 710.0
+    labels[:2] = 0
+
+
+def _no_gain_and_not_a_number(scores: Tensor, labels: Tensor) -> None:
+    scores[1, 0] = torch.nan
     labels[1] = 0
 
 
@@ -99,6 +112,9 @@ CASES = [
     Case("linear", target="linear", options={"p": 2.0}),
     Case("exp2", target="exp2", weight=True),
     Case("linear_without_gains", target="linear", edit=_no_relevant_passage, options={"in_batch": 0}),
+    Case("no_gain_and_scores_near_overflow", target="linear", edit=_no_gain_and_scores_near_overflow),
+    Case("no_gain_and_not_a_number", target="linear", edit=_no_gain_and_not_a_number),
+    Case("given_not_a_number", target="given_nan", options={"reduction": "none"}),
     Case("given", target="given", mask="labels"),
     Case("given_own", target="given_own", options={"p": 2.0}),
     Case("label_temperature", options={"label_temperature": 0.3, "temperature": 0.1}),

@@ -55,7 +55,7 @@ def assert_close(got: torch.Tensor, want: torch.Tensor, tolerance: float, floor:
 def test_backend_equals_float64_reference(case: Case, dtype: torch.dtype, backend: tuple[str, str]) -> None:
     want_loss, want_gradient = loss_and_gradient(case, torch.float64, "torch", "cpu", like=dtype)
     loss, gradient = loss_and_gradient(case, dtype, *backend)
-    assert_close(loss, want_loss, LOSS_TOLERANCE[dtype], FLOOR[dtype])
+    assert_close(loss, want_loss, LOSS_TOLERANCE[dtype], FLOOR[dtype] * loss.numel() ** 0.5)
     assert_close(gradient, want_gradient, GRADIENT_TOLERANCE[dtype], GRADIENT_FLOOR[dtype])
 
 
@@ -65,6 +65,8 @@ def test_finite_for_finite_input_and_zero_where_no_passage_is(case: Case, backen
     scores, _, options = case.make(torch.float32)
     loss, gradient = loss_and_gradient(case, torch.float32, *backend)
     finite_rows = ~(scores.isnan() | (scores == torch.inf)).any(-1)
+    if isinstance(options["target"], torch.Tensor):
+        finite_rows &= options["target"].isfinite().all(-1)
     if options.get("reduction") == "none":
         assert loss[finite_rows].isfinite().all()
     elif finite_rows.all():

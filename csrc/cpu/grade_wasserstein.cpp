@@ -272,12 +272,13 @@ class Forward {
       t[l] /= target_total;
     }
     double cost = level_transport(m, t, L, ground_, tie_, phi);
-    if (!std::isfinite(Z) || !std::isfinite(target_total)) cost = std::numeric_limits<double>::quiet_NaN();
+    const bool finite = std::isfinite(Z) && std::isfinite(target_total);
+    if (!finite) cost = std::numeric_limits<double>::quiet_NaN();
 
     const double weight = args_.weight ? static_cast<const C*>(args_.weight)[row] : 1;
     double mean_phi = 0;
     for (int l = 0; l < L; ++l) mean_phi += m[l] * phi[l];
-    const double factor = weight / (rows_.temperature * Z);
+    const double factor = finite ? weight / (rows_.temperature * Z) : cost;
     for (int l = 0; l < L; ++l) state[l] = static_cast<C>(factor * (phi[l] - mean_phi));
     state[rows_.levels] = sums.max;
     row_loss_[row] = weight * cost;
@@ -377,7 +378,16 @@ void backward(const GradeWassersteinBackward& args, ParallelFor parallel_for) {
         const C* state = static_cast<const C*>(args.state) + row * (rows.levels + 1);
         const C upstream = grad_loss[args.grad_per_row ? row : 0] * scale;
         C coefficient[kMaxLevels] = {};
-        for (int l = 0; l < rows.levels; ++l) coefficient[l] = upstream * state[l];
+        bool any = false;
+        for (int l = 0; l < rows.levels; ++l) {
+          coefficient[l] = upstream * state[l];
+          any |= state[l] != 0;
+        }
+        if (!any) {  // an empty row, among others: it has no maximum, and s - 0 could overflow the exponential
+          S* const gradient = static_cast<S*>(args.grad_scores) + row * rows.N;
+          std::fill(gradient + begin, gradient + end, S{});
+          continue;
+        }
         for (int64_t at = begin; at < end; at += kBlock) {
           backward_block<S, C>(args, row, at, std::min(kBlock, end - at), coefficient, state[rows.levels]);
         }

@@ -5,7 +5,8 @@
 
 namespace wassrank::cuda {
 
-// Queue the work on `stream` (a cudaStream_t) of the current device and return nullptr, or the text of the launch's error.
+// Queue the work on `stream` (a cudaStream_t) of the current device and return nullptr, or the text of the launch's
+// error.
 const char* grade_wasserstein_forward(const GradeWassersteinForward& args, void* stream);
 const char* grade_wasserstein_backward(const GradeWassersteinBackward& args, void* stream);
 

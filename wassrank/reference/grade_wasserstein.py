@@ -56,8 +56,9 @@ def grade_wasserstein(
         raise ValueError(stray_grade(int(grades[stray][0]), num_levels))
     grades = grades.clamp(0, num_levels - 1)
 
-    P = masked_softmax(scores, real, temperature)
     T = target_distribution(target, grades, real, label_temperature, dtype)
+    empty = (~real.any(-1) | (T.detach().sum(-1) == 0)) & ~stray.any(-1)
+    P = masked_softmax(scores, real & ~empty[:, None], temperature)
 
     levels = torch.zeros(scores.shape[0], num_levels, dtype=torch.float64, device=scores.device)
     m = levels.scatter_add(1, grades, P.double())
@@ -66,5 +67,4 @@ def grade_wasserstein(
     cost = transport_cost(m, t, position, p, tie=TIE_ULPS * torch.finfo(dtype).eps)
     cost = torch.where(stray.any(-1), torch.nan, cost)
 
-    empty = ~real.any(-1) | (T.detach().sum(-1) == 0)
     return reduce_rows(cost, empty, weight, reduction).to(dtype)

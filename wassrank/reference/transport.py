@@ -73,6 +73,7 @@ def level_transport(
         tau = position[quantile]
         increments += 0.5 * ((position[1:] - tau).abs() ** p - (position[:-1] - tau).abs() ** p)
     phi = torch.cat([torch.zeros_like(F[..., :1]), increments.cumsum(-1)], -1)
+    phi = torch.where(cost.isnan()[..., None], torch.nan, phi)
     psi = (ground - phi[..., :, None]).amin(-2)
     return Transport(cost, phi, psi)
 

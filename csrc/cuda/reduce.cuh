@@ -1,0 +1,56 @@
+// Row losses -> the batch's loss, in a fixed order and in double.
+#pragma once
+
+#include <cstdint>
+
+#include "common/rows.h"
+#include "cuda/intrinsics.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/warp.cuh"
+
+namespace wassrank::cuda {
+
+constexpr int kReduceThreads = 512;
+
+// loss = sum of losses, over the sum of weights for Reduction::mean; scale is what each row's gradient is multiplied
+// with. No loss for Reduction::none, which comes here only with an empty batch.
+template <class C>
+__global__ void __launch_bounds__(kReduceThreads)
+    reduce_rows_kernel(const C* losses, const C* weights, int64_t rows, bool mean, C* loss, C* scale) {
+  constexpr int kWarps = kReduceThreads / kWarp;
+  double sum = 0, weight = 0;
+  for (int64_t row = threadIdx.x; row < rows; row += kReduceThreads) {
+    sum += losses[row];
+    weight += weights[row];
+  }
+  sum = warp_sum(sum);
+  weight = warp_sum(weight);
+  double* const sums = reinterpret_cast<double*>(dynamic_shared());
+  double* const warp_weights = sums + kWarps;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  if (lane == 0) {
+    sums[warp] = sum;
+    warp_weights[warp] = weight;
+  }
+  __syncthreads();
+  if (warp != 0) return;
+  sum = warp_sum(lane < kWarps ? sums[lane] : 0.0);
+  weight = warp_sum(lane < kWarps ? warp_weights[lane] : 0.0);
+  const double factor = mean && weight != 0 ? 1 / weight : 1;
+  if (lane == 0) {
+    if (loss) *loss = static_cast<C>(sum * factor);
+    *scale = static_cast<C>(factor);
+  }
+}
+
+// Reads 2 * rows numbers and adds them. One block: a few thousand rows take less time than a second launch would.
+template <class C>
+const char* reduce_rows(const C* losses, const C* weights, int64_t rows, Reduction reduction, void* loss, void* scale,
+                        void* stream) {
+  const Shape shape{1, kReduceThreads, 2 * kReduceThreads / kWarp * sizeof(double)};
+  C* const total = reduction == Reduction::none ? nullptr : static_cast<C*>(loss);
+  return launch(reduce_rows_kernel<C>, shape, stream, losses, weights, rows, reduction == Reduction::mean, total,
+                static_cast<C*>(scale));
+}
+
+}  // namespace wassrank::cuda

@@ -1,0 +1,1 @@
+"""csrc/cuda on the CPU: see simt.h."""
