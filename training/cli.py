@@ -1,0 +1,50 @@
+"""What the commands share: complaints of one line, exit statuses, and options that choose the encoder."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from transformers.utils import logging
+
+from training.encoder import POOLINGS, BiEncoder, default_encoder
+from training.errors import InputError
+
+
+class OneLineErrors(argparse.ArgumentParser):
+    """An argument parser whose complaint is one line: a page of usage hides the line that matters."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def exit_status(command: Callable[[], None]) -> int:
+    """Run `command`; 0, or 1 and one line on stderr if the input was bad. Other errors keep their trace."""
+    logging.disable_progress_bar()  # Hugging Face's own, for reading weights
+    try:
+        command()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def add_encoder_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default=None, help="model folder or hub name (default: the bundled MiniLM)")
+    parser.add_argument("--pooling", choices=POOLINGS, default=None, help="default: as the model was saved, else mean")
+    parser.add_argument(
+        "--normalize",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="scores are cosines; default: as the model was saved, else yes",
+    )
+    parser.add_argument("--max-length", type=int, default=None, help="tokens; default: as saved, else 128")
+
+
+def encoder_from(options: argparse.Namespace) -> BiEncoder:
+    """The encoder that the options of `add_encoder_options` choose."""
+    return BiEncoder.from_pretrained(
+        options.model or default_encoder(), options.pooling, options.normalize, options.max_length
+    )

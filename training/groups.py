@@ -1,0 +1,117 @@
+"""Training examples: a query with some of its graded passages, and the collator that batches them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from training.data import Collection
+from training.errors import InputError
+
+
+@dataclass(frozen=True)
+class Group:
+    query: str
+    passages: tuple[str, ...]  # the texts, best grade first
+    grades: tuple[int, ...]  # one a passage
+
+
+class GradedGroups(Dataset[Group]):
+    """One group a query of a split, redrawn every epoch.
+
+    Passages are drawn evenly over the query's grades and without repetition; a query with fewer than `size`
+    passages gives all it has. What is drawn depends on the seed, the epoch and the query's place only: not on
+    the order of access, the number of workers or any global random state.
+    """
+
+    def __init__(self, collection: Collection, split: str, size: int, seed: int) -> None:
+        if size < 1:
+            raise InputError(f"the group size must be at least 1 passage, got {size}")
+        self._collection = collection
+        self._by_grade = [(q, _invert(grades)) for q, grades in collection.qrels[split].items()]
+        self._size = size
+        self._seed = seed
+        # In shared memory: workers that outlive an epoch (persistent_workers) see the new one too.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by HF Trainer's dataloader before each epoch."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self._by_grade)
+
+    def __getitem__(self, index: int) -> Group:
+        query, by_grade = self._by_grade[index]
+        rng = random.Random(f"{self._seed}/{int(self._epoch)}/{index}")
+        drawn = draw_evenly(by_grade, self._size, rng)
+        texts = tuple(self._collection.corpus[passage] for passage, _ in drawn)
+        return Group(self._collection.queries[query], texts, tuple(grade for _, grade in drawn))
+
+
+def draw_evenly(by_grade: Mapping[int, Sequence[str]], size: int, rng: random.Random) -> list[tuple[str, int]]:
+    """At most `size` (passage, grade) pairs, best grade first: one from each grade in turn till they suffice.
+
+    So two grades' counts differ by at most one unless the rarer grade has run out. Which grades get the odd
+    passage is drawn too: with fewer places than grades, none is favoured over the epochs.
+    """
+    shuffled = [
+        [(passage, grade) for passage in rng.sample(passages, min(size, len(passages)))]
+        for grade, passages in sorted(by_grade.items())
+    ]
+    rng.shuffle(shuffled)
+    turns = chain.from_iterable(zip_longest(*shuffled))
+    drawn = [pair for pair in turns if pair is not None][:size]
+    return sorted(drawn, key=lambda pair: -pair[1])
+
+
+def _invert(grades: Mapping[str, int]) -> dict[int, list[str]]:
+    by_grade: dict[int, list[str]] = {}
+    for passage, grade in grades.items():
+        by_grade.setdefault(grade, []).append(passage)
+    return by_grade
+
+
+@dataclass(frozen=True)
+class GroupCollator:
+    """Makes a batch of Q groups; K is the size of the largest.
+
+    Returns:
+        queries: the tokenizer's tensors for Q texts.
+        passages: the same for Q·K texts, query-major: query i's are i·K … i·K+K−1.
+        grades: [Q, K] int64. Not called `labels`: of a batch that has those, HF Trainer assumes that the loss
+            is already normalised over the accumulated batch.
+        mask: [Q, K] bool, True = a real passage. A shorter group is padded with empty passages of grade 0.
+    """
+
+    tokenizer: Any
+    max_length: int
+
+    def __call__(self, groups: Sequence[Group]) -> dict[str, Any]:
+        width = max(len(group.passages) for group in groups)
+        passages: list[str] = []
+        for group in groups:
+            passages += [*group.passages, *[""] * (width - len(group.passages))]
+        grades = torch.zeros(len(groups), width, dtype=torch.int64)
+        mask = torch.zeros(len(groups), width, dtype=torch.bool)
+        for row, group in enumerate(groups):
+            grades[row, : len(group.grades)] = torch.tensor(group.grades)
+            mask[row, : len(group.grades)] = True
+        return {
+            "queries": self._tokenize([group.query for group in groups]),
+            "passages": self._tokenize(passages),
+            "grades": grades,
+            "mask": mask,
+        }
+
+    def _tokenize(self, texts: list[str]) -> dict[str, Tensor]:
+        return dict(
+            self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
+        )

@@ -1,0 +1,168 @@
+"""Fine-tunes a bi-encoder on graded groups with HF Trainer: what a step does, and what a run gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm  # type: ignore[import-untyped]
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from training.encoder import BiEncoder
+from training.errors import InputError
+from training.groups import GradedGroups, GroupCollator
+from training.timing import StepClock
+
+DEFAULTS: dict[str, Any] = {
+    "per_device_train_batch_size": 16,
+    "num_train_epochs": 3,
+    "learning_rate": 5e-5,
+    "warmup_steps": 0.1,  # below 1: a share of all steps
+    "weight_decay": 0.01,
+    "seed": 1,
+    "logging_steps": 10,
+    "save_strategy": "no",
+    "report_to": "none",
+    "dataloader_drop_last": True,  # a last batch of few queries has few in-batch negatives: another loss
+    "dataloader_pin_memory": torch.cuda.is_available(),
+    "remove_unused_columns": False,  # an example is a Group, not the model's arguments
+    "logging_nan_inf_filter": False,  # a NaN is shown, not replaced by the mean of what came before
+    "disable_tqdm": True,  # LossBar in its place
+}
+"""TrainingArguments where this trainer differs from Hugging Face, or where the choice matters to it."""
+
+
+def training_arguments(output_dir: Path, **given: Any) -> TrainingArguments:
+    """HF TrainingArguments with this trainer's DEFAULTS; `given` wins.
+
+    Raises:
+        InputError: a value HF refuses.
+    """
+    try:
+        return TrainingArguments(output_dir=str(output_dir), **(DEFAULTS | given))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"training arguments: {error}") from error
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What a run gives back beside the trained encoder."""
+
+    steps: list[int]  # where the loss was logged
+    losses: list[float]  # its mean since the entry before
+    seconds_per_step: float | None  # None for a run of one step
+    loss_share: float | None  # the loss's part of a step, 0 to 1
+
+
+class GradedTrainer(Trainer):  # type: ignore[misc]  # mypy does not follow transformers
+    """HF Trainer whose step embeds a batch of groups, scores queries against passages and takes the loss.
+
+    With gradient accumulation the gradient is the mean of the micro-batches', so it equals the big batch's
+    where a row's loss depends on that row's own passages (in_batch None). In-batch negatives come from the
+    micro-batch, on each device from its own: 2 × 8 queries see half as many as 16.
+
+    Args:
+        encoder: trained in place.
+        loss: called as loss(scores [Q, Q·K] or [Q, K], grades [Q, K], mask=[Q, K]).
+        in_batch: score every query against all passages of the batch, or only against its own.
+    """
+
+    loss_is_scaled_for_ga = False  # a mean over the micro-batch: HF divides it by their number
+
+    def __init__(
+        self,
+        encoder: BiEncoder,
+        loss: nn.Module,
+        in_batch: bool,
+        args: TrainingArguments,
+        groups: GradedGroups,
+    ) -> None:
+        self.clock = StepClock()
+        collator = GroupCollator(encoder.tokenizer, encoder.max_length)
+        super().__init__(encoder, args, collator, groups, callbacks=[self.clock])
+        self.remove_callback(PrinterCallback)  # HF's stand-in for its bar: a dict printed at every log
+        self.loss = loss
+        self.in_batch = in_batch
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        queries, passages = model(inputs["queries"], inputs["passages"])
+        grades, mask = inputs["grades"], inputs["mask"]
+        scores = score(queries, passages, self.in_batch)
+        loss = self.clock.timed(self.loss, scores, grades, mask)
+        return (loss, {"scores": scores}) if return_outputs else loss
+
+
+def score(
+    queries: Tensor,  # [Q, d]
+    passages: Tensor,  # [Q·K, d], query-major
+    in_batch: bool,
+) -> Tensor:  # [Q, Q·K], or [Q, K] without in-batch passages; float32
+    """Inner products in float32, under autocast too: at temperature 0.05 a bfloat16 cosine is off by 0.08
+    nats."""
+    with torch.autocast(queries.device.type, enabled=False):
+        queries, passages = queries.float(), passages.float()
+        if in_batch:
+            return queries @ passages.T
+        own = passages.view(len(queries), -1, passages.shape[-1])  # [Q, K, d]
+        return (own @ queries.unsqueeze(-1)).squeeze(-1)
+
+
+class LossBar(TrainerCallback):  # type: ignore[misc]  # mypy does not follow transformers
+    """One progress bar a run, with the loss of the last log."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._bar = tqdm(total=state.max_steps, desc=self._name, unit="step", disable=not state.is_world_process_zero)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._bar.update(state.global_step - self._bar.n)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if logs and "loss" in logs:
+            self._bar.set_postfix_str(f"loss {logs['loss']:.4g}")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._bar.close()
+
+
+def fit(
+    encoder: BiEncoder,
+    groups: GradedGroups,
+    loss: nn.Module,
+    args: TrainingArguments,
+    in_batch: bool = True,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> TrainingRun:
+    """Train `encoder` in place. The same seed gives the same groups, order and dropout, whatever the loss.
+
+    Raises:
+        InputError: with dataloader_drop_last (the default), fewer queries than one batch.
+    """
+    if args.dataloader_drop_last and len(groups) < args.train_batch_size:
+        raise InputError(
+            f"{len(groups)} training queries do not fill one batch of {args.train_batch_size}: "
+            f"lower --per_device_train_batch_size"
+        )
+    trainer = GradedTrainer(encoder, loss, in_batch, args, groups)
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return TrainingRun(
+        steps=[entry["step"] for entry in logged],
+        losses=[entry["loss"] for entry in logged],
+        seconds_per_step=trainer.clock.seconds_per_step(),
+        loss_share=trainer.clock.loss_share(),
+    )
