@@ -3,6 +3,7 @@
 #   make demo        train MiniLM with the fused losses on the bundled sample; table and picture     (about 8 minutes)
 #   make test        lint, types, all tests that run without a GPU                                   (about 8 minutes)
 #   make test-full   the same and the tests marked "full" (slow real components)
+#   make gpu         the tests that need an NVIDIA GPU, on that GPU
 #   make bench       CPU benchmarks -> benchmarks/results/
 #   make venv        the set-up alone
 #   make format      ruff and clang-format, in place
@@ -18,7 +19,7 @@ SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -na
 CXX_FILES = $(shell git ls-files -co --exclude-standard '*.cpp' '*.h' '*.cu' '*.cuh')
 NVCC := $(shell command -v nvcc 2>/dev/null)
 
-.PHONY: demo test test-full lint types bench venv format cuda clean
+.PHONY: demo test test-full gpu lint types bench venv format cuda clean
 
 venv: $(STAMP)
 
@@ -46,6 +47,10 @@ test: lint types cuda
 
 test-full: lint types cuda
 	$(BIN)/python -m pytest -m 'not gpu'
+
+gpu: $(STAMP)
+	$(BIN)/python setup.py -q build_ext --inplace
+	$(BIN)/python -m pytest -m gpu
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import NoReturn
 
 from transformers.utils import logging
@@ -23,12 +25,20 @@ class OneLineErrors(argparse.ArgumentParser):
 def exit_status(command: Callable[[], None]) -> int:
     """Run `command`; 0, or 1 and one line on stderr if the input was bad. Other errors keep their trace."""
     logging.disable_progress_bar()  # Hugging Face's own, for reading weights
+    # As an exception, so that a half-written result is cleared away: by default the process just ends.
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
         command()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)  # what a shell reports for a process that a signal ended
 
 
 def add_encoder_options(parser: argparse.ArgumentParser) -> None:

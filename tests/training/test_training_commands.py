@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 import torch
 
 from training import demo, evaluate, train
+from training.cli import exit_status
 from training.encoder import BiEncoder
+from training.folders import staged
 from training.report import difference, table
 
 ROOT = Path(__file__).parents[2]
@@ -145,6 +148,20 @@ def test_a_command_run_by_name_returns_its_status(tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert ended.stderr.count("\n") == 1
     assert "corpus.jsonl" in ended.stderr
+
+
+def test_a_command_that_is_terminated_leaves_nothing(tmp_path: Path) -> None:
+    def command() -> None:
+        with staged(tmp_path / "result") as folder:
+            (folder / "half.txt").write_text("half", encoding="utf-8")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        exit_status(command)
+    assert ended.value.code == 143
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_the_demo_compares_three_losses_with_the_start(

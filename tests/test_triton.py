@@ -1,0 +1,312 @@
+"""The Triton kernels: the conformance table, and what only they can get wrong.
+
+Without a GPU the kernels run in Triton's interpreter. Triton decides that when it is imported, so this module runs
+itself once more in a process of its own where TRITON_INTERPRET is set; there `device` is the CPU, here it is a GPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import test_conformance as conformance
+import torch
+from cases import CASES, Case
+from test_operators import CHECKED, operator_arguments
+from torch import Tensor
+
+import wassrank
+from wassrank.backends import missing
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+
+ROOT = Path(__file__).parents[1]
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+
+
+@pytest.fixture(params=["cpu"] if INTERPRETED else [pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def version(package: str) -> tuple[int, ...]:
+    if importlib.util.find_spec(package) is None:
+        return (0,)
+    return tuple(int(n) for n in importlib.metadata.version(package).split(".")[:2])
+
+
+@pytest.mark.skipif(INTERPRETED, reason="this is the interpreter")
+@pytest.mark.skipif(
+    version("triton") < (3, 7) and version("numpy") >= (2, 4), reason="Triton 3.6 interprets with numpy < 2.4 only"
+)
+def test_everything_here_in_the_interpreter() -> None:
+    command = [sys.executable, "-m", "pytest", __file__, "-m", "not gpu", "-p", "no:cacheprovider"]
+    run = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, cwd=ROOT, capture_output=True, text=True)
+    print(run.stdout)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@every_case
+@pytest.mark.parametrize("dtype", conformance.DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+def test_equals_float64_reference(case: Case, dtype: torch.dtype, device: str) -> None:
+    conformance.test_backend_equals_float64_reference(case, dtype, ("triton", device))
+
+
+@every_case
+def test_finite_for_finite_input_and_zero_where_no_passage_is(case: Case, device: str) -> None:
+    conformance.test_finite_for_finite_input_and_zero_where_no_passage_is(case, ("triton", device))
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c.name in {"in_batch_p2", "dense_masked_given", "wide", "none"}], ids=lambda c: c.name
+)
+def test_same_bits_each_run_and_second_backward_equals_first(case: Case, device: str) -> None:
+    conformance.test_same_bits_each_run_and_second_backward_equals_first(case, ("triton", device))
+
+
+@every_case
+def test_touches_nothing_outside_its_tensors_and_leaves_nothing_unwritten(case: Case, device: str) -> None:
+    """Every tensor a kernel is given lies between two stretches of poison, and those it writes begin as poison."""
+    from wassrank.triton.grade_wasserstein import plan_forward
+    from wassrank.triton.row_kernels import plan_backward
+
+    arguments: list[Any] = [a.to(device) if isinstance(a, Tensor) else a for a in operator_arguments(case)]
+    scores, labels, given, mask, weight, *rest = arguments
+    in_batch, temperature = rest[2], rest[5]
+    want = list(torch.ops.wassrank.grade_wasserstein_triton(scores, labels, given, mask, weight, *rest))
+    grad_loss = torch.ones_like(want[0])
+    backward_inputs = (grad_loss, scores, labels, mask, *want[1:], in_batch, temperature)
+    want.append(torch.ops.wassrank.grade_wasserstein_backward_triton(*backward_inputs))
+
+    outputs, launches = plan_forward(scores, labels, given, mask, weight, *rest)
+    gradient, launch = plan_backward(grad_loss, scores, labels, mask, *outputs[1:], in_batch, temperature)
+    guards = Guards()
+    for written in ({"row_loss", "row_weight", "state"}, {"loss", "scale"}, {"grad_scores"}):
+        for one in [*launches, launch]:
+            if written <= one.arguments.keys():
+                dataclasses.replace(one, arguments=guards.around(one.arguments, written)).run()
+    for got, expected in zip((*outputs, gradient), want, strict=True):
+        assert torch.equal(guards.inside(got).nan_to_num(7), expected.nan_to_num(7))
+    guards.check()
+
+
+class Guards:
+    """Copies of tensors with poison before and after: scores and masses that would be missed, labels that stray, a mask
+    that says "real"."""
+
+    MARGIN = 64
+    POISON = 77
+
+    def __init__(self) -> None:
+        self.buffers: dict[tuple[Any, ...], Tensor] = {}
+
+    def around(self, arguments: dict[str, Any], written: set[str]) -> dict[str, Any]:
+        return {
+            name: self.guarded(value, name in written) if isinstance(value, Tensor) else value
+            for name, value in arguments.items()
+        }
+
+    def guarded(self, tensor: Tensor, is_written: bool) -> Tensor:
+        if self.key(tensor) not in self.buffers:
+            poison = True if tensor.dtype == torch.bool else self.POISON
+            self.buffers[self.key(tensor)] = tensor.new_full((tensor.numel() + 2 * self.MARGIN,), poison)
+            if not is_written:
+                self.inside(tensor).copy_(tensor)
+        return self.inside(tensor)
+
+    def inside(self, tensor: Tensor) -> Tensor:
+        buffer = self.buffers.get(self.key(tensor))
+        return tensor if buffer is None else buffer[self.MARGIN : -self.MARGIN].view(tensor.shape)
+
+    def check(self) -> None:
+        for buffer in self.buffers.values():
+            margins = torch.cat([buffer[: self.MARGIN], buffer[-self.MARGIN :]])
+            assert (margins == (True if buffer.dtype == torch.bool else self.POISON)).all()
+
+    @staticmethod
+    def key(tensor: Tensor) -> tuple[Any, ...]:
+        return tensor.data_ptr(), tensor.numel(), tensor.dtype
+
+
+@pytest.mark.skipif(missing("native", "cpu") is not None, reason="the C++ extension is not built")
+@every_case
+def test_keeps_for_the_backward_what_the_native_kernels_keep(case: Case, device: str) -> None:
+    """Coefficients of every level up to the row's highest, also of levels that have no probability."""
+    arguments = operator_arguments(case)
+    want = torch.ops.wassrank.grade_wasserstein(*arguments)
+    on_device = (a.to(device) if isinstance(a, Tensor) else a for a in arguments)
+    got = torch.ops.wassrank.grade_wasserstein_triton(*on_device)
+    for ours, theirs in zip(got, want, strict=True):
+        compared = theirs.isfinite() & (theirs != 0)
+        torch.testing.assert_close(ours.cpu()[compared], theirs[compared], rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("target", ["softmax", "linear", "given"])
+@pytest.mark.parametrize(
+    ("dtype", "stray"),
+    [
+        (torch.int64, 2**32),  # 0, if wrapped to 32 bits
+        (torch.int64, -(2**40) + 1),
+        (torch.int32, 8),
+        (torch.int16, -1),
+        (torch.int8, -128),
+        (torch.uint8, 255),
+    ],
+)
+def test_a_stray_label_makes_its_row_nan_and_no_other(dtype: torch.dtype, stray: int, target: str, device: str) -> None:
+    """Also where the row is asked for nothing else, and not where the passage is masked."""
+    labels = torch.tensor([[0, 0, 1], [0, 0, 0], [3, 2, 1], [0, 1, 3]], dtype=dtype, device=device)
+    labels[1, 1] = labels[2, 2] = stray
+    mask = torch.ones(labels.shape, dtype=torch.bool, device=device)
+    mask[2, 2] = False
+    for width in (3, 12):
+        scores = torch.linspace(-1, 2, 4 * width, device=device).reshape(4, width).requires_grad_()
+        given = torch.zeros(4, 3, device=device) if target == "given" else target
+        options: dict[str, Any] = {"target": given, "mask": mask, "num_levels": 8, "in_batch": None, "p": 2.0}
+        losses = wassrank.grade_wasserstein(scores, labels, backend="triton", reduction="none", **options)
+        (gradient,) = torch.autograd.grad(losses.sum(), scores)
+        assert losses.isnan().tolist() == [False, True, False, False]
+        own = gradient if width == 3 else torch.stack([gradient[i, 3 * i : 3 * i + 3] for i in range(4)])
+        assert own[1].isnan().all()
+        assert own[[0, 2, 3]].isfinite().all()
+        assert own[2, 2] == 0
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, 1.5])
+@pytest.mark.parametrize("dtype", conformance.DTYPES)
+def test_gradient_is_zero_where_p_equals_t(p: float, dtype: torch.dtype, device: str) -> None:
+    labels = torch.tensor([[0, 1, 2, 3, 3, 1, 0], [0, 0, 0, 0, 0, 0, 7], [5, 5, 0, 2, 2, 2, 2]], device=device)
+    scores = labels.to(dtype).requires_grad_()
+    loss = wassrank.grade_wasserstein(scores, labels, p=p, backend="triton")
+    (gradient,) = torch.autograd.grad(loss, scores)
+    assert loss.abs() < 1e-6
+    # Across a gap between grades the potential's steps cancel; those of an odd p do so up to float64's rounding.
+    assert gradient.abs().max() <= (0 if p in {1.0, 2.0} else 1e-15)
+
+
+@pytest.mark.parametrize("num_levels", [1, 2, 3, 8, 17, 32])
+@pytest.mark.parametrize("N", [1, 3, 16, 33, 400])
+def test_any_width_and_any_number_of_levels(N: int, num_levels: int, device: str) -> None:
+    generator = torch.Generator().manual_seed(N)
+    scores = torch.randn(3, N, dtype=torch.float64, generator=generator).to(device).requires_grad_()
+    labels = torch.randint(0, num_levels, (3, N), generator=generator).to(device)
+    got, want = (
+        torch.autograd.grad(f.sum(), scores)[0]
+        for f in (
+            wassrank.grade_wasserstein(scores, labels, num_levels=num_levels, p=1.3, backend="triton"),
+            wassrank.grade_wasserstein(scores, labels, num_levels=num_levels, p=1.3, backend="torch"),
+        )
+    )
+    torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("case", CHECKED, ids=lambda c: c.name)
+def test_opcheck(case: Case, device: str) -> None:
+    scores, *rest = (a.to(device) if isinstance(a, Tensor) else a for a in operator_arguments(case))
+    forward = torch.ops.wassrank.grade_wasserstein_triton.default
+    torch.library.opcheck(forward, (scores.requires_grad_(), *rest))
+    loss, state, scale = forward(scores.detach(), *rest)
+    arguments = (torch.ones_like(loss), scores.detach(), rest[0], rest[2], state, scale, rest[6], rest[9])
+    torch.library.opcheck(torch.ops.wassrank.grade_wasserstein_backward_triton.default, arguments)
+
+
+def test_compiles_without_a_graph_break_and_gives_the_same(device: str) -> None:
+    scores = torch.randn(4, 12, device=device, requires_grad=True)
+    labels = torch.randint(0, 4, (4, 3), device=device)
+
+    def step(s: Tensor) -> Tensor:
+        return wassrank.grade_wasserstein(2 * s, labels, p=2.0, backend="triton").exp()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    (want,) = torch.autograd.grad(step(scores), scores)
+    (got,) = torch.autograd.grad(compiled(scores), scores)
+    assert torch.equal(got, want)
+
+
+@pytest.mark.gpu
+def test_a_step_can_be_captured_in_a_cuda_graph() -> None:
+    scores = torch.randn(64, 512, device="cuda", requires_grad=True)
+    labels = torch.randint(0, 4, (64, 8), device="cuda")
+
+    def step() -> tuple[Tensor, Tensor]:
+        loss = wassrank.grade_wasserstein(scores, labels, backend="triton")
+        return loss.detach(), torch.autograd.grad(loss, scores)[0]
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    with torch.no_grad():
+        scores.copy_(torch.randn_like(scores))
+    graph.replay()
+    for got, want in zip(captured, step(), strict=True):
+        assert torch.equal(got, want)
+
+
+@pytest.mark.gpu
+def test_rows_past_two_to_the_31st_score() -> None:
+    Q, N = 66_000, 33_000  # 2.2e9 scores: 4.4 GB of them, as much of gradient, 2.2 GB of labels
+    scores = torch.randn(Q, N, device="cuda", dtype=torch.bfloat16).requires_grad_()
+    labels = torch.randint(0, 4, (Q, N), device="cuda", dtype=torch.int8)
+    losses = wassrank.grade_wasserstein(scores, labels, reduction="none", backend="triton")
+    (gradient,) = torch.autograd.grad(losses.sum(), scores)
+    last = scores[-3:].detach().requires_grad_()
+    want = wassrank.grade_wasserstein(last, labels[-3:], reduction="none", backend="torch")
+    torch.testing.assert_close(losses[-3:], want, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(gradient[-3:], torch.autograd.grad(want.sum(), last)[0])
+
+
+@pytest.mark.skipif(INTERPRETED, reason="about a process without the interpreter")
+def test_cpu_tensors_without_the_interpreter_are_refused_with_the_remedy() -> None:
+    with pytest.raises(RuntimeError, match="TRITON_INTERPRET=1"):
+        torch.ops.wassrank.grade_wasserstein_triton(*operator_arguments(CASES[0]))
+
+
+@pytest.mark.skipif(INTERPRETED, reason="once is enough")
+def test_importing_wassrank_does_not_import_its_triton_kernels() -> None:
+    program = "import sys, wassrank; assert 'wassrank.triton' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_work_counts_each_byte_once() -> None:
+    from wassrank.triton.grade_wasserstein import forward_work
+    from wassrank.triton.row_kernels import backward_work
+
+    scores, labels = torch.empty(64, 512, dtype=torch.bfloat16), torch.empty(64, 8, dtype=torch.int64)
+    state, mask = torch.empty(64, 9), torch.empty(64, 8, dtype=torch.bool)
+    read = 64 * 512 * 2 + 64 * 8 * 8 + 64 * 8
+    forward = forward_work(scores, labels, None, mask, None, in_batch=0, num_levels=8)
+    backward = backward_work(scores, labels, mask, state, in_batch=0)
+    assert forward.bytes == read + (64 * 9 + 4 * 64 + 2) * 4
+    assert backward.bytes == read + 64 * 9 * 4 + 64 * 512 * 2
+    excluded = forward_work(scores, labels, None, mask, None, in_batch=-1, num_levels=8)
+    assert forward.bytes - excluded.bytes == 64 * 504 * 2
+    assert excluded.flops < forward.flops
+
+
+@pytest.mark.parametrize("num_levels", [1, 5, 32])
+@pytest.mark.parametrize("K", [0, 1, 7, 64, 5000])
+def test_tiles_cover_a_block_and_fit_a_program(K: int, num_levels: int) -> None:
+    from wassrank.triton.launch import MAX_WARPS, WARP, forward_tile
+
+    for N in (K, 64 * K):
+        tile = forward_tile(N, K, N - K, num_levels, 1, 1)
+        assert tile.levels >= max(2, num_levels)
+        assert tile.num_warps <= MAX_WARPS
+        for block in (tile.own, tile.others):
+            numbers = (tile.rows, block.unroll, block.lanes, block.vector)
+            assert all(n > 0 and n & (n - 1) == 0 for n in numbers)
+            assert block.lanes <= WARP * tile.num_warps

@@ -1,0 +1,224 @@
+"""Compiles the kernels ahead of time, as they would be launched, and reads back what each costs an SM. No GPU needed.
+
+    python -m wassrank.triton.aot                              # sm_80, sm_90, sm_100
+    python -m wassrank.triton.aot --capability 90 --json
+
+Configurations come from the host functions themselves, called with meta tensors: what is compiled is what is run. Must
+run without TRITON_INTERPRET.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
+from triton.compiler import ASTSource
+
+from wassrank.ops.grade_wasserstein import EXCLUDED, Reduction, Target
+from wassrank.reference.grade_wasserstein import compute_dtype
+
+from .grade_wasserstein import plan_forward
+from .launch import ALIGNMENT, WARP, Launch
+from .row_kernels import plan_backward
+
+CAPABILITIES = (80, 90, 100)  # A100, H100 and H200, B200
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the compiler says of one kernel."""
+
+    kernel: str
+    configuration: str
+    capability: int
+    warps: int
+    registers: int  # a thread
+    spilled: int  # bytes a thread stores and loads for want of registers
+    shared: int  # bytes a program
+    loop_exchanges: int  # shuffles, barriers and shared-memory accesses in its longest loop
+
+
+# Every form of the kernels that differs in its code: short rows and long, dense, in-batch and excluded, the orders p,
+# the targets, the dtypes, few levels and the most.
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "16 passages": {"N": 16},
+    "16 passages, p=1.5": {"N": 16, "p": 1.5},
+    "33 passages, int8 labels": {"N": 33, "label_dtype": torch.int8},
+    "256 passages, given, mask, weight": {"N": 256, "target": "given", "extras": True},
+    "256 passages, p=1.5, 32 levels": {"N": 256, "p": 1.5, "num_levels": 32},
+    "4096 passages": {"N": 4096},
+    "4096 passages, bf16": {"N": 4096, "dtype": torch.bfloat16},
+    "4096 passages, fp64": {"N": 4096, "dtype": torch.float64},
+    "4096 passages, 32 levels": {"N": 4096, "num_levels": 32},
+    "64 x 4 in batch": {"Q": 64, "N": 256, "K": 4},
+    "512 x 8 in batch": {"Q": 512, "N": 4096, "K": 8},
+    "512 x 8 in batch, bf16, mask": {"Q": 512, "N": 4096, "K": 8, "dtype": torch.bfloat16, "p": 2.0, "extras": True},
+    "512 x 8 in batch, fp64, p=1.5": {"Q": 512, "N": 4096, "K": 8, "dtype": torch.float64, "p": 1.5},
+    "512 x 8 in batch, given": {"Q": 512, "N": 4096, "K": 8, "target": "given"},
+    "512 x 8 excluded": {"Q": 512, "N": 4096, "K": 8, "in_batch": EXCLUDED},
+}  # fmt: skip
+
+
+def example(
+    *,
+    Q: int = 512,
+    N: int,
+    K: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    label_dtype: torch.dtype = torch.int64,
+    num_levels: int = 8,
+    p: float = 1.0,
+    target: str = "softmax",
+    in_batch: int = 0,
+    extras: bool = False,  # mask and weight
+) -> dict[str, Launch]:
+    """The launches of one step, on meta tensors, by kernel."""
+    empty = functools.partial(torch.empty, device="meta")
+    C = compute_dtype(dtype)
+    scores, labels = empty(Q, N, dtype=dtype), empty(Q, K or N, dtype=label_dtype)
+    mask = empty(labels.shape, dtype=torch.bool) if extras else None
+    weight = empty(Q, dtype=C) if extras else None
+    given = empty(Q, N, dtype=C) if target == "given" else None
+    (loss, state, scale), launches = plan_forward(
+        scores, labels, given, mask, weight, Target[target], Reduction.mean, in_batch, num_levels, p, 0.05, 1.0
+    )
+    _, backward = plan_backward(loss, scores, labels, mask, state, scale, in_batch, 0.05)
+    return {launch.kernel.fn.__name__: launch for launch in (*launches, backward)}
+
+
+TYPES = {
+    torch.float64: "fp64",
+    torch.float32: "fp32",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.int64: "i64",
+    torch.int32: "i32",
+    torch.int16: "i16",
+    torch.int8: "i8",
+    torch.uint8: "u8",
+    torch.bool: "u1",
+}
+
+
+def source(launch: Launch) -> ASTSource:
+    """What Triton's own launcher would compile: the same types, the same specialisation on 1 and multiples of 16."""
+    signature: dict[str, str] = {}
+    fixed: dict[str, Any] = {}
+    attributes: dict[tuple[int], list[list[Any]]] = {}
+    for i, parameter in enumerate(launch.kernel.params):
+        name, value = parameter.name, launch.arguments[parameter.name]
+        specialised = type(value) is int and not parameter.do_not_specialize
+        if parameter.is_constexpr or value is None or (specialised and value == 1):
+            signature[name], fixed[name] = "constexpr", value
+        elif isinstance(value, Tensor):
+            signature[name] = "*" + TYPES[value.dtype]
+        elif parameter.annotation_type:
+            signature[name] = parameter.annotation_type
+        else:
+            signature[name] = "i32" if abs(value) < 2**31 else "i64"
+        # torch's allocations are aligned to more than 16 bytes.
+        if isinstance(value, Tensor) or (specialised and name not in fixed and value % ALIGNMENT == 0):
+            attributes[(i,)] = [["tt.divisibility", ALIGNMENT]]
+    return ASTSource(launch.kernel, signature, fixed, attributes)
+
+
+def compile_one(kernel: str, configuration: str, capability: int) -> Resources:
+    launch = example(**CONFIGURATIONS[configuration])[kernel]
+    compiled = triton.compile(
+        source(launch), target=GPUTarget("cuda", capability, WARP), options={"num_warps": launch.num_warps}
+    )
+    ptx = compiled.asm["ptx"]
+    registers, spilled = ptxas_report(ptx, capability)
+    return Resources(
+        kernel=kernel,
+        configuration=configuration,
+        capability=capability,
+        warps=launch.num_warps,
+        registers=registers,
+        spilled=spilled,
+        shared=compiled.metadata.shared,
+        loop_exchanges=loop_exchanges(ptx),
+    )
+
+
+def ptxas_report(ptx: str, capability: int) -> tuple[int, int]:
+    """Registers a thread, and bytes spilled, from `ptxas -v`."""
+    architecture = re.search(r"^\.target (sm_\w+)", ptx, re.MULTILINE)  # sm_90a for 90
+    if architecture is None:
+        raise RuntimeError("the PTX names no target")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "kernel.ptx")
+        path.write_text(ptx)
+        command = [get_ptxas(capability).path, "-v", f"--gpu-name={architecture[1]}", path, "-o", f"{path}.cubin"]
+        report = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    registers = re.search(r"Used (\d+) registers", report)
+    spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", report)
+    if registers is None or not spills:
+        raise RuntimeError(f"ptxas -v said neither registers nor spills:\n{report}")
+    return int(registers[1]), sum(map(int, spills))
+
+
+def loop_exchanges(ptx: str) -> int:
+    """A loop is what lies between a label and a branch back to it; the longest is the sweep over the widest blocks."""
+    lines = ptx.splitlines()
+    labels = {line.split(":")[0]: i for i, line in enumerate(lines) if re.match(r"\$\w+:", line)}
+    body: list[str] = []
+    for i, line in enumerate(lines):
+        branch = re.search(r"\bbra(?:\.uni)?\s+(\$\w+)", line)
+        if branch:
+            body = max(body, lines[labels.get(branch[1], i) : i], key=len)
+    return sum(bool(re.search(r"\b(?:shfl|bar|(?:ld|st)\.shared)[.:]", line)) for line in body)
+
+
+def jobs(capabilities: Sequence[int]) -> list[tuple[str, str, int]]:
+    """(kernel, configuration, capability) of all that differ in their code."""
+    distinct: dict[str, tuple[str, str]] = {}
+    for name, options in CONFIGURATIONS.items():
+        for kernel, launch in example(**options).items():
+            distinct.setdefault(f"{kernel} {source(launch).hash()} {launch.num_warps}", (kernel, name))
+    return [(*pair, capability) for pair, capability in itertools.product(distinct.values(), capabilities)]
+
+
+def compile_all(capabilities: Sequence[int] = CAPABILITIES, workers: int = 2) -> list[Resources]:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(compile_one, *zip(*jobs(capabilities), strict=True)))
+
+
+def table(results: Sequence[Resources]) -> str:
+    lines = [f"{'':52}  sm  warps  registers  spilled  shared  loop exchanges"]
+    lines += [
+        f"{r.kernel.removesuffix('_kernel') + ': ' + r.configuration:52} {r.capability:3}  {r.warps:5}  {r.registers:9}"
+        f"  {r.spilled:7}  {r.shared:6}  {r.loop_exchanges:14}"
+        for r in results
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--capability", type=int, nargs="+", default=CAPABILITIES)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    results = compile_all(arguments.capability, arguments.workers)
+    print(json.dumps([asdict(r) for r in results]) if arguments.json else table(results))
+
+
+if __name__ == "__main__":
+    main()
