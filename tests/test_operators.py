@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from cases import CASES, Case
 
 import wassrank
-from wassrank.ops.grade_wasserstein import EXCLUDED, Reduction, Target
+from wassrank.codes import EXCLUDED, Reduction, Target
 
 CHECKED = [c for c in CASES if c.name in {"in_batch", "column_mask", "dense_masked_given", "none", "no_query"}]
 

@@ -23,7 +23,7 @@ constexpr int kExcluded = -1;  // in_batch: other queries' passages take no part
 
 enum class Dtype : int { float64, float32, float16, bfloat16 };
 
-// The numbers are those of wassrank/ops/grade_wasserstein.py.
+// The numbers are those of wassrank/codes.py.
 enum class Target : int { softmax, linear, exp2, given };
 enum class Reduction : int { mean, sum, none };
 

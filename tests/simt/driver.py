@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wassrank.ops.grade_wasserstein import EXCLUDED, Reduction, Target
+from wassrank.codes import EXCLUDED, Reduction, Target
 from wassrank.reference.grade_wasserstein import compute_dtype
 
 from .cases import Case, arrays

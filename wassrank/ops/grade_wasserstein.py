@@ -14,35 +14,18 @@ exact where it matters, also at temperature 1e-3, where S_n/temperature − lse 
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import IntEnum
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from wassrank.codes import EXCLUDED, Reduction, Target
 from wassrank.reference.grade_wasserstein import compute_dtype
 
 from .registration import register
 
-
-# The numbers are those of csrc/common/rows.h.
-class Target(IntEnum):
-    softmax = 0
-    linear = 1
-    exp2 = 2
-    given = 3
-
-
-class Reduction(IntEnum):
-    mean = 0
-    sum = 1
-    none = 2
-
-
 _TARGETS = {kind.name: int(kind) for kind in Target}
 _REDUCTIONS = {kind.name: int(kind) for kind in Reduction}
-EXCLUDED = -1
-"""`in_batch` for "leave other queries' passages out"."""
 
 
 def fused(backend: str) -> Callable[..., Tensor]:

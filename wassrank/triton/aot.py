@@ -30,7 +30,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from wassrank.ops.grade_wasserstein import EXCLUDED, Reduction, Target
+from wassrank.codes import EXCLUDED, Reduction, Target
 from wassrank.reference.grade_wasserstein import compute_dtype
 
 from .grade_wasserstein import plan_forward

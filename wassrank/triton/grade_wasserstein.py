@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from wassrank.ops.grade_wasserstein import Reduction
+from wassrank.codes import Reduction
 from wassrank.reference.grade_wasserstein import TIE_ULPS, compute_dtype
 
 from .launch import Launch, Work, ceil_div, forward_tile, run

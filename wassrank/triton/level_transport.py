@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from wassrank.ops.grade_wasserstein import Target
+from wassrank.codes import Target
 from wassrank.reference import transport
 
 SOFTMAX = tl.constexpr(int(Target.softmax))

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from wassrank.ops.grade_wasserstein import EXCLUDED
+from wassrank.codes import EXCLUDED
 
 from .launch import BACKWARD_WARPS, REDUCE_BLOCK, REDUCE_WARPS, Launch, Work, backward_tile, ceil_div
 from .rows import float64_scalar, load_levels, load_scores
