@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from training.report import difference
 from training.report import table as demo_table
 
 HERE = Path(__file__).parent
@@ -54,6 +55,10 @@ def benchmarks() -> str:
 def demo() -> str:
     path, result = newest("demo-*.json")
     where, settings = result["machine"], result["settings"]
+    zero_shot, *trained = result["rows"]
+    gains = "; ".join(
+        f"{row['name']} {gain:+.3f} ± {error:.3f}" for row in trained for gain, error in [difference(row, zero_shot)]
+    )
     return "\n".join(
         [
             f"`make demo` on {where['cores']} cores of {where['cpu']}, torch {where['torch']}, {where['date']}: "
@@ -62,6 +67,8 @@ def demo() -> str:
             "",
             demo_table(result["rows"]),
             "",
+            f"nDCG@10 over zero-shot, paired over queries, ± one standard error: {gains}.",
+            "",
             f"From [{path.name}](benchmarks/results/{path.name}).",
         ]
     )
@@ -69,8 +76,8 @@ def demo() -> str:
 
 def filled(readme: str) -> str:
     for name, text in (("benchmarks", benchmarks()), ("demo", demo())):
-        marks = re.compile(rf"(<!-- results:{name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        readme, found = marks.subn(lambda m, text=text: f"{m[1]}{text}\n{m[2]}", readme)  # type: ignore[misc]
+        marks = rf"(?<=<!-- results:{name} -->\n).*?(?=<!-- end -->)"
+        readme, found = re.subn(marks, (text + "\n").replace("\\", r"\\"), readme, flags=re.DOTALL)
         if found != 1:
             raise SystemExit(f"README.md needs one place marked <!-- results:{name} -->, has {found}")
     return readme

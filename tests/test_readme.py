@@ -15,9 +15,9 @@ def test_tables_are_what_the_stored_results_say() -> None:
     assert readme.filled(text) == text, "run python -m benchmarks.readme"
 
 
-def test_stored_results_name_no_machine_path_or_host() -> None:
+def test_stored_results_name_no_path_of_the_machine() -> None:
     for path in (Path(readme.__file__).parent / "results").glob("*.json"):
-        assert not re.search(r'"[^"]*(/home/|/root|/work/|/tmp/|hostname)', path.read_text(encoding="utf-8")), path
+        assert not re.search(r'"/\w', path.read_text(encoding="utf-8")), path
 
 
 def test_snippet_runs_as_it_stands() -> None:
