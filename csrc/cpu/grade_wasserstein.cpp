@@ -326,13 +326,13 @@ void backward_block(const GradeWassersteinBackward& args, int64_t row, int64_t a
   C* out = gradient_buffer;
   if constexpr (std::is_same_v<S, C>) out = stored;
 
+  // The whole block as other queries' passages, then the row's own, few where there are others at all: one long loop
+  // costs less than the pieces to either side with their ends.
   const Pieces own = pieces_of(rows, row, at, n);
-  for (const auto& [begin, end] : {std::pair{int64_t{0}, own.own_begin}, std::pair{own.own_end, n}}) {
-    if (rows.in_batch == kExcluded)
-      std::fill(out + std::min(begin, end), out + end, C(0));
-    else
-      scaled_exp_block(s + begin, std::max<int64_t>(0, end - begin), max, inverse_temperature,
-                       coefficient[rows.in_batch], out + begin);
+  if (rows.in_batch == kExcluded) {
+    std::fill(out, out + n, C(0));
+  } else if (own.own_begin > 0 || own.own_end < n) {
+    scaled_exp_block(s, n, max, inverse_temperature, coefficient[rows.in_batch], out);
   }
   const int64_t own_n = std::max<int64_t>(0, own.own_end - own.own_begin);
   if (own_n > 0) {
