@@ -38,7 +38,7 @@ def main() -> int:
             return status
         measured = json.loads(raw.read_text())
 
-    where = machine.describe() | {"threads": 2}
+    where = machine.describe()
     rows = [row(b) for b in measured["benchmarks"]]
     name = "gpu" if "gpu" in where else "cpu"
     out = arguments.out or HERE / "results" / f"{name}-{where['date']}.json"

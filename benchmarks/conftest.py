@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-THREADS = 2
+from benchmarks.machine import THREADS
 
 Step = Callable[[], Any]
 

@@ -13,12 +13,15 @@ import torch
 import wassrank
 from wassrank.backends import resolve_backend
 
+THREADS = 2
+"""What CPU figures are taken with."""
+
 
 def describe() -> dict[str, Any]:
     description: dict[str, Any] = {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "threads": THREADS,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "wassrank": wassrank.__version__,
