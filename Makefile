@@ -3,7 +3,8 @@
 #   make demo        train MiniLM with the fused losses on the bundled sample; table and picture     (about 6 minutes)
 #   make test        lint, types, all tests that run without a GPU                                   (about 6 minutes)
 #   make test-full   the same and the tests marked "full" (slow real components)
-#   make gpu         the tests that need an NVIDIA GPU, on that GPU
+#   make gpu         build, test and measure on an NVIDIA GPU -> build/gpu (no network needed where python3 has torch
+#                    for CUDA); GPU_ARGS="--minutes 10 --tune" and so on: python -m benchmarks.gpu --help
 #   make bench       CPU benchmarks -> benchmarks/results/
 #   make venv        the set-up alone
 #   make format      ruff and clang-format, in place
@@ -11,6 +12,9 @@ PYTHON ?= python3
 # The build to install where the environment has no torch yet. Wherever another torch between 2.11 and 2.14 is wanted
 # (CUDA, say), name it: make TORCH=torch==2.14.1 test
 TORCH ?= torch==2.13.0
+
+GPU_OUT ?= build/gpu
+GPU_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -48,9 +52,12 @@ test: lint types cuda
 test-full: lint types cuda
 	$(BIN)/python -m pytest -m 'not gpu'
 
-gpu: $(STAMP)
-	$(BIN)/python setup.py -q build_ext --inplace
-	$(BIN)/python -m pytest -m gpu
+# A Python that has torch for CUDA is used as it is: it may be all there is, on a machine without a network.
+gpu:
+	@python="$(PYTHON)"; \
+	$$python -c 'import sys, torch; sys.exit(torch.version.cuda is None)' 2>/dev/null \
+		|| { $(MAKE) --no-print-directory venv && python=$(BIN)/python; } \
+		&& $$python -m benchmarks.gpu --out $(GPU_OUT) $(GPU_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

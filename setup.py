@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,22 @@ def find_nvcc() -> str | None:
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     candidates = [Path(home) / "bin" / "nvcc"] if home else []
     return next((str(c) for c in candidates if c.exists()), shutil.which("nvcc"))
+
+
+def other_cuda(nvcc: str, of_torch: str | None) -> str | None:
+    """What to say where nvcc's CUDA is of another major version than torch's (None for a torch without CUDA).
+
+    It is built all the same: the kernels use no header of torch's CUDA and carry a runtime of their own, so what the
+    two have in common is the driver, and wassrank.backends looks at that before it lets them run.
+    """
+    answer = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout
+    release = re.search(r"release (\d+)\.\d+", answer)
+    if release is None or of_torch is None or release[1] == of_torch.split(".")[0]:
+        return None
+    return (
+        f"wassrank: nvcc is of CUDA {release[1]} and torch of CUDA {of_torch}: the CUDA kernels will run where the "
+        f"driver serves CUDA {release[1]}; elsewhere Triton's or plain torch will be used"
+    )
 
 
 def gpu_architectures() -> list[str]:
@@ -95,11 +112,14 @@ class BuildKernels(build_ext):
 
         torch_root = Path(torch.__file__).parent
         nvcc, architectures = cuda_plan()
+        if nvcc is not None and (warning := other_cuda(nvcc, torch.version.cuda)):
+            print(warning, file=sys.stderr)
         names = ", ".join(f'"{a}"' for a in architectures)
         includes = [f"-I{ROOT / 'csrc'}"]
         torch_includes = [
-            f"-I{torch_root / 'include'}",
+            # First: torch 2.11 carries pybind11's headers too, barred to code for the stable ABI.
             f"-I{pybind11.get_include()}",
+            f"-I{torch_root / 'include'}",
             *(f"-I{d}" for d in self.compiler.include_dirs),
             *(f"-I{d}" for d in self.include_dirs),
         ]

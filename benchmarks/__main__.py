@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: runs every bench_*.py, prints the figures, keeps them in benchmarks/results/ as JSON."""
+"""`python -m benchmarks`: times every loss on the CPU, prints the figures and keeps them as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--select", default="", help="pytest -k expression")
-    parser.add_argument("--out", type=Path, help="result file; default benchmarks/results/<cpu or gpu>-<date>.json")
+    parser.add_argument("--out", type=Path, help="result file; default benchmarks/results/cpu-<date>.json")
     arguments = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -40,13 +40,12 @@ def main() -> int:
 
     where = machine.describe()
     rows = [row(b) for b in measured["benchmarks"]]
-    name = "gpu" if "gpu" in where else "cpu"
-    out = arguments.out or HERE / "results" / f"{name}-{where['date']}.json"
+    out = arguments.out or HERE / "results" / f"cpu-{where['date']}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"machine": where, "rows": rows}, indent=1) + "\n")
     for r in rows:
         goal = f"  goal {r['goal']:.2f} {'met' if r['ratio'] <= r['goal'] else 'MISSED'}" if "goal" in r else ""
-        print(f"{r['ratio']:8.3f} x {r['rival']:<32} {r['shape']!s:<12} p={r['p']:g} {r['labels']:<12}{goal}")
+        print(f"{r['ratio']:8.3f} x {r['name'].partition('[')[2].rstrip(']'):<76}{goal}")
     print(f"-> {out}")
     return 0
 

@@ -25,15 +25,17 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "wassrank": wassrank.__version__,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": today(),
     }
     if resolve_backend("cpu") == "native":
         from wassrank import _C
 
         description["instruction_set"] = _C.build_info()["cpu_instruction_set_in_use"]
-    if torch.cuda.is_available():
-        description["gpu"] = torch.cuda.get_device_name()
     return description
+
+
+def today() -> str:
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def _cpu_model() -> str:

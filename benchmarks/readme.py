@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.report import goals_table
 from training.report import difference
 from training.report import table as demo_table
 
@@ -20,7 +21,8 @@ README = HERE.parent / "README.md"
 
 
 def newest(pattern: str) -> tuple[Path, dict[str, Any]]:
-    path = max((HERE / "results").glob(pattern))
+    """By the date its name ends in."""
+    path = max((HERE / "results").glob(pattern), key=lambda path: path.stem[-10:])
     return path, json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -32,17 +34,15 @@ def benchmarks() -> str:
         f"torch {where['torch']}, {where['date']}. Both sides of a line took turns in one run; time is the ratio of "
         f"their medians, quiet that of their 20th percentiles: where they differ, a busy machine slowed one side more.",
         "",
-        "| scores | labels | p | against | time | quiet | ours | theirs |",
-        "|---|---|---|---|---:|---:|---:|---:|",
+        "| loss | scores | labels | p | against | time | quiet | ours | theirs |",
+        "|---|---|---|---|---|---:|---:|---:|---:|",
     ]
     for row in result["rows"]:
-        shape = " × ".join(map(str, row["shape"]))
         ours, theirs = row["seconds"]["p50"] * 1e6, row["rival_seconds"]["p50"] * 1e6
         quiet = row["seconds"]["p20"] / row["rival_seconds"]["p20"]
-        rival = re.sub(r"^((?:F|ot|torch)\.\w+)", r"`\1`", row["rival"])
         lines.append(
-            f"| {shape} | {row['labels'].replace('_', '-')} | {row['p']:g} | {rival} | **{row['ratio']:.2f} ×** "
-            f"| {quiet:.2f} × | {ours:,.0f} µs | {theirs:,.0f} µs |"
+            f"| `{row['loss']}` | {size(row)} | {row['labels'].replace('_', '-')} | {row['p']:g} "
+            f"| {quoted(row['rival'])} | **{row['ratio']:.2f} ×** | {quiet:.2f} × | {ours:,.0f} µs | {theirs:,.0f} µs |"
         )
     large = max((r for r in result["rows"] if "extra_memory" in r), key=lambda r: r["shape"])
     lines += [
@@ -50,6 +50,49 @@ def benchmarks() -> str:
         f"Memory beyond inputs and gradient at {' × '.join(map(str, large['shape']))}: {large['extra_memory']:.1%} "
         f"of the scores. All figures: [{path.name}](benchmarks/results/{path.name}); `make bench` measures them anew.",
     ]
+    return "\n".join(lines)
+
+
+def size(row: dict[str, Any]) -> str:
+    """ "64 × 256", and the dtype where it is not float32."""
+    shape = " × ".join(map(str, row["shape"]))
+    return shape if row["dtype"] == "float32" else f"{shape} {row['dtype']}"
+
+
+def quoted(name: str) -> str:
+    """A function's name as code."""
+    return re.sub(r"^((?:F|ot|torch|wassrank)\.\w+)", r"`\1`", name)
+
+
+def gpu() -> str:
+    if not list((HERE / "results").glob("gpu-*.json")):
+        return (
+            "None yet: no CUDA or Triton kernel of this library has met a GPU. `make gpu` on an NVIDIA machine builds, "
+            "tests and measures them."
+        )
+    path, result = newest("gpu-*.json")
+    where, copy = result["machine"], result["ceilings"]["copy_gb_per_s"]
+    counts = ", ".join(f"{n} {outcome}" for outcome, n in sorted(result["tests"]["counts"].items()))
+    lines = [
+        f"{where['gpu']}, driver {where['driver']}, torch {where['torch']}, {where['date']}. Tests marked gpu: "
+        f"{counts}. Forward + backward, median device time; useful bytes a second as a share of the {copy:,.0f} GB/s a "
+        f"copy reaches there; wall is a Python loop's time a step.",
+        "",
+        "| loss | scores | labels | p | | device | of copy | wall |",
+        "|---|---|---|---|---|---:|---:|---:|",
+    ]
+    for row in result["timings"]:
+        for name, figures in row["figures"].items():
+            if "device_us" not in figures:
+                cells = "failed | – | –"
+            else:
+                device, wall = figures["device_us"]["p50"], figures["wall_us"]["p50"]
+                cells = f"{device:,.1f} µs | {figures['gb_per_s'] / copy:.0%} | {wall:,.1f} µs"
+            lines.append(
+                f"| `{row['loss']}` | {size(row)} | {row['labels'].replace('_', '-')} | {row['p']:g} "
+                f"| {quoted(name)} | {cells} |"
+            )
+    lines += ["", goals_table(result["goals"]), "", f"From [{path.name}](benchmarks/results/{path.name})."]
     return "\n".join(lines)
 
 
@@ -76,7 +119,7 @@ def demo() -> str:
 
 
 def filled(readme: str) -> str:
-    for name, text in (("benchmarks", benchmarks()), ("demo", demo())):
+    for name, text in (("benchmarks", benchmarks()), ("gpu", gpu()), ("demo", demo())):
         marks = rf"(?<=<!-- results:{name} -->\n).*?(?=<!-- end -->)"
         readme, found = re.subn(marks, (text + "\n").replace("\\", r"\\"), readme, flags=re.DOTALL)
         if found != 1:

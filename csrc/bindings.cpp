@@ -18,7 +18,9 @@
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "cuda/tuning.h"
 #if WASSRANK_WITH_CUDA
+#include "cuda/device.h"
 #include "cuda/kernels.h"
 // Weak: torch built without CUDA has no such symbol, and this library must load there.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
@@ -50,14 +52,20 @@ void check_contiguous(const Tensor& tensor) {
   STD_TORCH_CHECK(tensor.is_contiguous(), "wassrank: kernels take contiguous tensors");
 }
 
+void check_sizes(const Rows& rows) {
+  if (rows.Q < 0 || rows.N < 0 || rows.K < 0 ||
+      (rows.K != rows.N && (rows.Q == 0 ? rows.N != 0 : rows.N % rows.Q != 0 || rows.N / rows.Q != rows.K))) {
+    throw std::invalid_argument("wassrank: labels [Q, K] need scores [Q, K] or [Q, Q*K]");
+  }
+  if (rows.levels < 1 || rows.levels > kMaxLevels || rows.in_batch < kExcluded || rows.in_batch >= rows.levels) {
+    throw std::invalid_argument("wassrank: num_levels or in_batch out of range");
+  }
+}
+
 Rows rows_of(const Tensor& scores, const Tensor& labels, const std::optional<Tensor>& mask, int64_t in_batch,
              int64_t levels, double temperature) {
   STD_TORCH_CHECK(scores.dim() == 2 && labels.dim() == 2 && labels.size(0) == scores.size(0),
                   "wassrank: scores are [Q, N] and labels [Q, N] or [Q, K]");
-  STD_TORCH_CHECK(labels.size(1) == scores.size(1) || labels.size(1) * scores.size(0) == scores.size(1),
-                  "wassrank: labels [Q, K] need scores [Q, K] or [Q, Q*K]");
-  STD_TORCH_CHECK(levels >= 1 && levels <= kMaxLevels && in_batch >= kExcluded && in_batch < levels,
-                  "wassrank: num_levels or in_batch out of range");
   check_contiguous(scores);
   check_contiguous(labels);
   Rows rows{};
@@ -72,6 +80,7 @@ Rows rows_of(const Tensor& scores, const Tensor& labels, const std::optional<Ten
   rows.in_batch = static_cast<int>(in_batch);
   rows.levels = static_cast<int>(levels);
   rows.temperature = temperature;
+  check_sizes(rows);
   if (mask) {
     check_contiguous(*mask);
     const bool per_row = mask->numel() == scores.numel() && mask->size(1) == scores.size(1);
@@ -182,7 +191,13 @@ STABLE_TORCH_LIBRARY_IMPL(wassrank, CPU, library) {
   library.impl("grade_wasserstein_backward", TORCH_BOX(&grade_wasserstein_backward_cpu));
 }
 
+cuda::TuningTable tunings;
+
 #if WASSRANK_WITH_CUDA
+
+cuda::Tuning tuning_for(const Tensor& tensor) {
+  return tunings.at(cuda::compute_capability(tensor.get_device_index()));
+}
 
 void* current_stream(const Tensor& tensor) {
   void* stream = nullptr;
@@ -204,7 +219,7 @@ Outputs grade_wasserstein_cuda(Tensor scores, Tensor labels, std::optional<Tenso
                                   temperature, label_temperature);
   const Tensor workspace = torch::stable::new_empty(scores, {2 * scores.size(0)}, computing(scores));
   call.args.workspace = workspace.data_ptr();
-  check_launch(cuda::grade_wasserstein_forward(call.args, current_stream(scores)));
+  check_launch(cuda::grade_wasserstein_forward(call.args, tuning_for(scores), current_stream(scores)));
   return {call.loss, call.state, call.scale};
 }
 
@@ -212,7 +227,7 @@ Tensor grade_wasserstein_backward_cuda(Tensor grad_loss, Tensor scores, Tensor l
                                        Tensor state, Tensor scale, int64_t in_batch, double temperature) {
   const torch::stable::accelerator::DeviceGuard guard(scores.get_device_index());
   BackwardCall call = backward_call(grad_loss, scores, labels, mask, state, scale, in_batch, temperature);
-  check_launch(cuda::grade_wasserstein_backward(call.args, current_stream(scores)));
+  check_launch(cuda::grade_wasserstein_backward(call.args, tuning_for(scores), current_stream(scores)));
   return call.grad_scores;
 }
 
@@ -223,10 +238,65 @@ STABLE_TORCH_LIBRARY_IMPL(wassrank, CUDA, library) {
 
 #endif  // WASSRANK_WITH_CUDA
 
+std::string cuda_version() {
+#if WASSRANK_WITH_CUDA
+  const int version = cuda::runtime_version();
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+#else
+  return "";
+#endif
+}
+
+int cuda_driver_version() {
+#if WASSRANK_WITH_CUDA
+  return cuda::driver_version();
+#else
+  return 0;
+#endif
+}
+
+Dtype dtype_named(const std::string& name) {
+  if (name == "float64") return Dtype::float64;
+  if (name == "float32") return Dtype::float32;
+  if (name == "float16") return Dtype::float16;
+  if (name == "bfloat16") return Dtype::bfloat16;
+  throw std::invalid_argument("dtype must be float64, float32, float16 or bfloat16, got \"" + name + "\"");
+}
+
+pybind11::list grade_wasserstein_launches(const std::string& dtype, int64_t Q, int64_t N, int64_t K, int in_batch,
+                                          int num_levels, bool reduced, int capability) {
+#if WASSRANK_WITH_CUDA
+  Rows rows{};
+  rows.dtype = dtype_named(dtype);
+  rows.Q = Q;
+  rows.N = N;
+  rows.K = K;
+  rows.in_batch = in_batch;
+  rows.levels = num_levels;
+  check_sizes(rows);
+  pybind11::list launches;
+  for (const auto& [kernel, shape] :
+       cuda::grade_wasserstein_launches(rows, reduced ? Reduction::sum : Reduction::none, tunings.at(capability))) {
+    const auto tuple = [](const cuda::Extent& of) { return pybind11::make_tuple(of.x, of.y, of.z); };
+    pybind11::dict launch;
+    launch["kernel"] = kernel;
+    launch["grid"] = tuple(shape.grid);
+    launch["block"] = tuple(shape.block);
+    launch["shared_bytes"] = shape.shared_bytes;
+    launches.append(launch);
+  }
+  return launches;
+#else
+  throw std::runtime_error("the extension was built without CUDA: it launches nothing");
+#endif
+}
+
 }  // namespace
 }  // namespace wassrank
 
 PYBIND11_MODULE(_C, module) {
+  using namespace wassrank;
+  using pybind11::arg;
   module.doc() = "wassrank's native kernels. Importing it registers them with torch.ops.wassrank.";
   module.def(
       "build_info",
@@ -234,13 +304,28 @@ PYBIND11_MODULE(_C, module) {
         pybind11::dict info;
         info["version"] = WASSRANK_VERSION;
         info["cuda_architectures"] = std::vector<std::string>(WASSRANK_CUDA_ARCHITECTURES);
+        info["cuda_version"] = cuda_version();
         info["cpu_instruction_sets"] = std::vector<std::string>{
 #if defined(__x86_64__)
             "avx512", "avx2",
 #endif
             "baseline"};
-        info["cpu_instruction_set_in_use"] = wassrank::cpu::kernels().instruction_set;
+        info["cpu_instruction_set_in_use"] = cpu::kernels().instruction_set;
         return info;
       },
-      "Version, CUDA architectures compiled (\"80\", \"90\", ...), CPU instruction sets compiled and the one in use.");
+      "Version, CUDA architectures compiled (\"80\", \"90\", ...) and the CUDA they were compiled with (\"13.0\"; \"\" "
+      "without), CPU instruction sets compiled and the one in use.");
+  module.def("cuda_driver_version", &cuda_driver_version,
+             "The newest CUDA the driver here serves, 13000 for 13.0; 0 without a driver, or built without CUDA.");
+  module.def("grade_wasserstein_launches", &grade_wasserstein_launches, arg("dtype"), arg("Q"), arg("N"), arg("K"),
+             arg("in_batch"), arg("num_levels"), arg("reduced"), arg("capability") = 0,
+             "What the CUDA kernels would be launched with, forward, reduction and backward, with the tuning of "
+             "`capability`. Needs no GPU.");
+  module.def(
+      "tuning", [](int capability) { return cuda::values_of(tunings.at(capability)); }, arg("capability"),
+      "How the CUDA kernels divide rows among threads on GPUs of `capability`, 90 for sm_90; 0: the defaults.");
+  module.def(
+      "set_tuning",
+      [](int capability, const cuda::TuningValues& values) { tunings.set(capability, cuda::tuning_of(values)); },
+      arg("capability"), arg("values"), "From now on `values`, and defaults for what they do not name.");
 }

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import runpy
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from wassrank import grade_wasserstein
+from wassrank import _C, backends, grade_wasserstein, resolve_backend
 
 SCORES = torch.zeros(3, 12)
 LABELS = torch.zeros(3, 4, dtype=torch.int64)
@@ -66,3 +71,133 @@ def test_a_stray_grade_is_refused_wherever_it_stands() -> None:
     mask = torch.ones(2, 5000, dtype=torch.bool)
     mask[1, 4321] = False
     assert grade_wasserstein(scores, labels, mask=mask) == 0
+
+
+class Machine:
+    """What torch, the driver and the extension report: by default all that the CUDA kernels need."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.capabilities = [(9, 0)]
+        self.architectures, self.cuda, self.driver, self.triton = ["80", "90"], "13.0", 13000, True
+        monkeypatch.setattr(backends, "_native", self)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: self if self.triton else None)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(self.capabilities))
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: self.capabilities[index])
+        monkeypatch.setattr(torch.version, "cuda", None)
+
+    def build_info(self) -> dict[str, Any]:
+        return {"cuda_architectures": self.architectures, "cuda_version": self.cuda}
+
+    def cuda_driver_version(self) -> int:
+        return self.driver
+
+
+def forget() -> None:
+    backends.missing.cache_clear()
+    backends._resolve_once.cache_clear()
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    forget()
+    yield Machine(monkeypatch)
+    forget()
+
+
+def refused(device: str, backend: str = "native") -> str:
+    with pytest.raises(ValueError, match=f"backend='{backend}' cannot run on 'cuda.*' tensors here: ") as caught:
+        resolve_backend(device, backend)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_a_gpu_with_all_it_needs_runs_the_cuda_kernels(machine: Machine) -> None:
+    machine.capabilities = [(8, 0), (8, 9), (9, 0)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [resolve_backend(d) for d in ("cuda", "cuda:0", "cuda:1", "cuda:2")] == ["native"] * 4
+
+
+def test_without_a_gpu_the_text_says_what_torch_is_and_needs(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.capabilities = []
+    for backend in ("native", "triton"):
+        said = refused("cuda", backend)
+        assert f"torch {torch.__version__} is built without CUDA and finds no GPU; it takes a GPU" in said
+        assert said.endswith("backend='auto' takes 'torch'")
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    forget()
+    assert "is built with CUDA 12.8 and finds no GPU" in refused("cuda")
+    with pytest.warns(
+        RuntimeWarning, match="no fused kernel can run on 'cuda' .* plain-torch .*finds no GPU"
+    ) as said_once:
+        assert [resolve_backend("cuda") for _ in range(3)] == ["torch"] * 3
+    assert len(said_once) == 1
+    assert said_once[0].filename == __file__
+
+
+def test_a_gpu_the_extension_holds_no_code_for_takes_triton_and_says_so(machine: Machine) -> None:
+    machine.capabilities = [(12, 0)]
+    assert "holds code for sm_80, sm_90 and this GPU is sm_120; reinstall" in refused("cuda")
+    assert refused("cuda").endswith("backend='auto' takes 'triton'")
+    with pytest.warns(RuntimeWarning, match=r"CUDA kernels cannot run on 'cuda:0', using Triton's \(.*sm_120"):
+        assert resolve_backend("cuda") == "triton"
+    machine.triton = False
+    forget()
+    with pytest.warns(RuntimeWarning, match="plain-torch backend .*sm_120.*; triton: triton is not installed"):
+        assert resolve_backend("cuda") == "torch"
+
+
+def test_every_gpu_of_a_machine_is_asked(machine: Machine) -> None:
+    machine.capabilities = [(9, 0), (7, 5), (8, 6)]
+    with pytest.warns(RuntimeWarning, match="cannot run on 'cuda:1'.*sm_75") as said:
+        assert [resolve_backend(f"cuda:{i}") for i in (0, 1, 2)] == ["native", "triton", "native"]
+    assert len(said) == 1
+    assert resolve_backend(torch.device("cuda", 2), "native") == "native"
+    assert "'cuda:1'" in refused("cuda:1")
+
+
+def test_a_driver_older_than_the_extensions_cuda_is_named(machine: Machine) -> None:
+    machine.driver = 12080
+    said = refused("cuda")
+    assert "built with CUDA 13.0 and the driver here serves CUDA up to 12.8; update the driver or reinstall" in said
+    with pytest.warns(RuntimeWarning, match=r"using Triton's \(.*12\.8"):
+        assert resolve_backend("cuda") == "triton"
+
+
+def test_an_extension_without_cuda_code_says_how_to_get_it(machine: Machine) -> None:
+    machine.architectures = []
+    assert "built without CUDA; reinstall with nvcc present and WASSRANK_CUDA=1" in refused("cuda")
+    assert resolve_backend("cuda") == "triton"
+
+
+def test_an_nvcc_of_another_cuda_than_torchs_is_built_with_and_named(tmp_path: Path) -> None:
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 13.0, V13.0.88'\n")
+    nvcc.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("setuptools.setup", lambda **_: None)
+        other_cuda = runpy.run_path(str(Path(__file__).parent.parent / "setup.py"))["other_cuda"]
+    assert other_cuda(str(nvcc), None) is None
+    assert other_cuda(str(nvcc), "13.2") is None
+    said = other_cuda(str(nvcc), "12.8")
+    assert said.startswith("wassrank: nvcc is of CUDA 13 and torch of CUDA 12.8: the CUDA kernels will run where ")
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("capability", "values", "says"),
+    [
+        (90, {"wrap_slots": 1}, 'no "wrap_slots" to tune, they have warp_slots, slots_per_thread, max_team'),
+        (90, {"max_team": 96}, "max_team must be a power of two in 64 ... 512, got 96"),
+        (90, {"backward_threads": 512}, "backward_threads must be a power of two in 32 ... 256, got 512"),
+        (90, {"warp_slots": 0}, "warp_slots must be an integer in 1 ... 16384, got 0"),
+        (0, {}, "capability must be that of a GPU, such as 90 for sm_90"),
+    ],
+)
+def test_a_wrong_tuning_is_refused_and_changes_nothing(capability: int, values: dict[str, int], says: str) -> None:
+    before = _C.tuning(capability)
+    with pytest.raises(ValueError, match=says):
+        _C.set_tuning(capability, values)
+    assert _C.tuning(capability) == before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
@@ -12,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 import wassrank
 from wassrank import _C
@@ -111,25 +112,87 @@ def test_backends_say_what_they_lack() -> None:
 
 
 NVCC = shutil.which("nvcc")
+needs_cuda_code = pytest.mark.skipif(not _C.build_info()["cuda_architectures"], reason="built without CUDA")
+
+
+def sizes(most: int) -> st.SearchStrategy[int]:
+    """Every order of magnitude alike, and the neighbours of powers of two."""
+    near = st.builds(
+        lambda power, off: max(0, 2**power + off), st.integers(0, most.bit_length() - 1), st.integers(-3, 3)
+    )
+    return st.one_of(near, st.integers(0, most), st.integers(0, 5000))
 
 
 @pytest.mark.skipif(NVCC is None, reason="no nvcc: the CUDA kernels are not compiled")
 def test_cuda_kernels_are_built_for_ampere_hopper_and_blackwell() -> None:
-    assert {"80", "90", "100"} <= set(_C.build_info()["cuda_architectures"])
+    info = _C.build_info()
+    assert {"80", "90", "100"} <= set(info["cuda_architectures"])
+    assert re.fullmatch(r"\d+\.\d+", info["cuda_version"])
+    assert _C.cuda_driver_version() >= 0, "also without a driver"
 
 
-@pytest.mark.skipif(NVCC is None, reason="no nvcc: the CUDA kernels are not compiled")
-def test_cuda_kernels_spill_nothing() -> None:
-    """Registers and local memory of every kernel in the library as built, read back with cuobjdump."""
-    triton = importlib.util.find_spec("triton")
-    assert triton is not None
-    assert triton.origin is not None
-    cuobjdump = Path(triton.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    assert _C.__file__ is not None
-    listing = subprocess.run([cuobjdump, "-res-usage", _C.__file__], capture_output=True, text=True, check=True).stdout
-    usages = re.findall(r"Function ([\w$]+):\s+REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", listing)
-    assert len(usages) >= 3 * 3, "forward, reduce and backward for three architectures"
-    for name, registers, stack, local in usages:
-        assert int(local) == 0, f"{name} spills {local} bytes"
-        assert int(stack) == 0, f"{name} has a stack frame of {stack} bytes"
-        assert int(registers) <= 128, f"{name} takes {registers} registers"
+@needs_cuda_code
+@settings(max_examples=500, deadline=None)
+@given(
+    dtype=st.sampled_from(["float64", "float32", "float16", "bfloat16"]),
+    Q=sizes(2**33),
+    width=sizes(2**30 + 100),
+    in_a_batch=st.booleans(),
+    in_batch=st.sampled_from([-1, 0]),
+    num_levels=st.integers(1, 32),
+    reduced=st.booleans(),
+)
+@example("float32", 2**31 + 5, 100, False, 0, 8, True)  # four rows a block
+@example("float32", 2**31, 4096, False, 0, 8, True)  # one: refused
+@example("float64", 3, 2**30 - 1, False, 0, 32, True)
+@example("bfloat16", 2**15, 2**30 - 1, True, 0, 8, False)
+def test_launches_stay_within_cudas_limits_and_cover_all_rows(
+    dtype: str, Q: int, width: int, in_a_batch: bool, in_batch: int, num_levels: int, reduced: bool
+) -> None:
+    """Or are refused: where rows have 2^30 columns, or are so many that no grid holds them."""
+    K = width // max(Q, 1) if in_a_batch else width
+    N = Q * K if in_a_batch else width
+    try:
+        launches = _C.grade_wasserstein_launches(dtype, Q, N, K, in_batch, num_levels, reduced)
+    except ValueError as error:
+        refused = str(error)
+    else:
+        refused = ""
+    assert ("2^30 or more" in refused) == (Q > 0 and N >= 2**30)
+    assert "2^31 - 1 blocks" not in refused or Q >= 2**31
+    if refused:
+        return
+    kernels = [launch["kernel"] for launch in launches]
+    forward, reduce, backward = ["forward_kernel"] * (Q > 0), ["reduce_kernel"], ["backward_kernel"] * (Q > 0 and N > 0)
+    assert kernels == forward + reduce * (reduced or Q == 0) + backward
+    for launch in launches:
+        (x, y, z), (width, height, depth) = launch["grid"], launch["block"]
+        assert 1 <= x < 2**31
+        assert 1 <= y <= 65535
+        assert z == depth == 1
+        assert width % 32 == 0
+        assert 1 <= width * height <= 1024
+        assert launch["shared_bytes"] <= 48 << 10
+        if launch["kernel"] != "reduce_kernel":
+            assert (x - 1) * height < Q <= x * height
+
+
+TUNED = 999  # a compute capability that no GPU has
+
+
+@needs_cuda_code
+def test_a_tuning_changes_the_launches_of_its_capability_alone() -> None:
+    arguments = ("float32", 64, 4096, 4096, 0, 8, True)
+    defaults = _C.tuning(0)
+    try:
+        _C.set_tuning(TUNED, {"max_team": 128, "backward_threads": 64})
+        assert _C.tuning(TUNED) == defaults | {"max_team": 128, "backward_threads": 64}
+        assert _C.tuning(90) == _C.tuning(0) == defaults
+        blocks = [
+            [launch["block"][0] for launch in _C.grade_wasserstein_launches(*arguments, capability=capability)]
+            for capability in (0, 90, TUNED)
+        ]
+        assert blocks == [[512, 512, 256], [512, 512, 256], [128, 512, 64]]
+    finally:
+        _C.set_tuning(TUNED, {})
+    assert _C.tuning(TUNED) == defaults

@@ -7,14 +7,20 @@ built with the thread sanitizer. And kernels broken on purpose, to see that thes
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 
 import pytest
 import torch
-from simt.cases import CASES, RACE_CASES, Case, arrays, expected, taking_part
-from simt.driver import MUTANTS, Drivers, Mutant, Result, Results, as_bytes
+from simt.driver import MUTANTS, TUNING, Drivers, Mutant, Result, Results, as_bytes
+from simt.huge import HUGE, Huge
+from simt.inputs import CONFORMANCE, OWN, TUNED, TUNINGS, Input, taking_part
+from test_conformance import FLOOR, GRADIENT_FLOOR, GRADIENT_TOLERANCE, LOSS_TOLERANCE, assert_close
 from torch import Tensor
 
-BY_NAME = {case.name: case for case in CASES}
+from wassrank import _C
+from wassrank.codes import Reduction, Target
+
+INPUTS = [*OWN, *CONFORMANCE, *TUNED]
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="the SIMT machine is built with g++")
 
@@ -25,8 +31,8 @@ def drivers(tmp_path_factory: pytest.TempPathFactory) -> Drivers:
 
 
 @pytest.fixture(scope="module")
-def results(drivers: Drivers) -> dict[str, Result]:
-    return drivers["plain"].run(CASES)
+def results(drivers: Drivers) -> dict[int, Result]:
+    return dict(zip(map(id, INPUTS), drivers["plain"].run([i.call for i in INPUTS]), strict=True))
 
 
 def poisoned(tensor: Tensor) -> Tensor:
@@ -35,90 +41,109 @@ def poisoned(tensor: Tensor) -> Tensor:
     return tensor.view(bits) == -1
 
 
-def row_norms_agree(found: Tensor, wanted: Tensor, tolerance: float) -> bool:
-    error = torch.linalg.vector_norm(torch.nan_to_num(found - wanted, nan=0.0), dim=-1)
-    norm = torch.linalg.vector_norm(torch.nan_to_num(wanted, nan=0.0), dim=-1)
-    return bool((error <= tolerance * norm + 1e-15).all())  # where all mass is on one level the gradient is no float
+def tensors(result: Result) -> tuple[Tensor, ...]:
+    return result.loss, result.state, result.scale, result.grad_scores
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_every_output_is_written(case: Case, results: dict[str, Result]) -> None:
-    result = results[case.name]
+def check(given: Input, result: Result) -> None:
+    assert not any(poisoned(tensor).any() for tensor in tensors(result))
+    loss, gradient = given.expected()
+    found, dtype = result.grad_scores.double(), given.dtype
+    assert_close(result.loss.double(), loss, LOSS_TOLERANCE[dtype], FLOOR[dtype] * loss.numel() ** 0.5)
+    assert_close(found, gradient, GRADIENT_TOLERANCE[dtype], GRADIENT_FLOOR[dtype])
+    assert not found[~taking_part(given.call)].any()
+
+
+def check_end(given: Huge, result: Result) -> None:
     assert not poisoned(result.state).any()
-    assert not poisoned(result.scale).any()
-    assert not poisoned(result.loss).any()
-    assert not poisoned(result.grad_scores).any()
+    assert_close(result.loss.double(), given.loss, 1e-6, 1e-7)
+    written = ~poisoned(result.grad_scores)
+    assert written.sum() >= given.written
+    tolerance = GRADIENT_TOLERANCE[given.call.scores.dtype]
+    assert_close(result.grad_scores[written].double(), given.gradient[written], tolerance, 1e-15)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_loss_agrees_with_the_reference(case: Case, results: dict[str, Result]) -> None:
-    wanted, _ = expected(case)
-    tolerance = 1e-12 if case.dtype == torch.float64 else 1e-6
-    torch.testing.assert_close(results[case.name].loss.double(), wanted, rtol=tolerance, atol=1e-7, equal_nan=True)
+@pytest.mark.parametrize("given", INPUTS, ids=str)
+def test_agrees_with_the_reference(given: Input, results: dict[int, Result]) -> None:
+    """Every output is written, loss and gradient are within test_conformance's tolerances, row by row where there is no
+    mean, and the gradient is exactly 0 where a passage takes no part."""
+    check(given, results[id(given)])
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_gradient_agrees_with_the_reference(case: Case, results: dict[str, Result]) -> None:
-    _, wanted = expected(case)
-    found = results[case.name].grad_scores.double()
-    assert torch.equal(found.isnan(), wanted.isnan())
-    assert torch.equal(found[~taking_part(case)], wanted[~taking_part(case)])
-    if case.dtype in (torch.float16, torch.bfloat16):  # rounded to nearest, of a gradient known to float precision
-        half_ulp = 0.51 * torch.finfo(case.dtype).eps
-        smallest = half_ulp * torch.finfo(case.dtype).smallest_normal
-        torch.testing.assert_close(found, wanted, rtol=half_ulp, atol=smallest, equal_nan=True)
-    else:
-        assert row_norms_agree(found, wanted, 1e-11 if case.dtype == torch.float64 else 1e-5)
+@pytest.mark.parametrize("given", [i for i in OWN if i.dtype.itemsize == 2], ids=str)
+def test_half_gradients_are_rounded_to_nearest(given: Input, results: dict[int, Result]) -> None:
+    half_ulp = 0.51 * torch.finfo(given.dtype).eps
+    smallest = half_ulp * torch.finfo(given.dtype).smallest_normal
+    found, (_, wanted) = results[id(given)].grad_scores.double(), given.expected()
+    torch.testing.assert_close(found, wanted, rtol=half_ulp, atol=smallest, equal_nan=True)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_state_holds_the_maximum_and_nothing_for_empty_rows(case: Case, results: dict[str, Result]) -> None:
-    given, real = arrays(case), taking_part(case)
-    state = results[case.name].state
-    for row in range(case.Q):
-        empty = not real[row].any() or (case.labels == "zero" and row not in case.stray_rows)
-        if empty:
-            assert not state[row].any()
-        elif row not in case.nan_rows:
-            assert state[row, -1] == given.scores[row, real[row]].max()
+def test_state_holds_the_maximum_and_nothing_for_empty_rows(results: dict[int, Result]) -> None:
+    for given in OWN:
+        call, state = given.call, results[id(given)].state
+        for row, real in enumerate(taking_part(call)):
+            highest = call.scores[row, real].max() if real.any() else torch.tensor(0.0)
+            if call.target_kind == Target.linear and not call.labels[row].any():
+                assert not state[row].any(), (given, "no gain")
+            elif not highest.isnan():
+                assert state[row, -1] == highest, given
 
 
-def test_scale_is_one_over_the_weights_of_rows_that_count(results: dict[str, Result]) -> None:
-    case = BY_NAME["empty rows, mean"]
-    weight = arrays(case).weight
-    assert weight is not None
-    counted = weight[[row for row in range(case.Q) if row not in case.empty_rows]]
-    torch.testing.assert_close(results[case.name].scale, 1 / counted.sum())
-    for name in ("no queries", "no queries, unreduced", "nothing but empty rows", "empty rows"):
-        assert results[name].scale == 1
+def test_scale_is_one_over_the_weights_of_rows_that_count(results: dict[int, Result]) -> None:
+    for given in INPUTS:
+        call, scale = given.call, results[id(given)].scale
+        if call.reduction != Reduction.mean or call.target_kind != Target.softmax or call.scores.isnan().any():
+            assert scale == 1 or call.reduction == Reduction.mean
+            continue
+        weight = torch.ones(len(call.scores)) if call.weight is None else call.weight
+        total = weight[taking_part(call).any(-1)].double().sum()
+        torch.testing.assert_close(scale.double(), 1 / total if total else torch.ones_like(total), rtol=2e-7, atol=0)
 
 
-def test_ties_have_no_gradient(results: dict[str, Result]) -> None:
-    for name in ("scores are the labels", "scores are the labels, p = 2"):
-        assert not results[name].grad_scores.any()
+def test_ties_have_no_gradient(results: dict[int, Result]) -> None:
+    tied = [i for i in CONFORMANCE if i.case.name.startswith("p_equals_t")]
+    assert tied
+    for given in tied:
+        assert not results[id(given)].grad_scores.any(), given
 
 
-def test_memory_is_touched_only_where_it_may_be(drivers: Drivers, results: dict[str, Result]) -> None:
+def test_memory_is_touched_only_where_it_may_be(drivers: Drivers, results: dict[int, Result]) -> None:
     """And the bits are the same in another run of another build."""
-    for name, result in drivers["address"].run(CASES).items():
-        for field in ("loss", "state", "scale", "grad_scores"):
-            assert as_bytes(getattr(result, field)) == as_bytes(getattr(results[name], field)), (name, field)
+    found = drivers["address"].run([i.call for i in INPUTS])
+    for given, result in zip(INPUTS, found, strict=True):
+        for one, other in zip(tensors(result), tensors(results[id(given)]), strict=True):
+            assert as_bytes(one) == as_bytes(other), given
 
 
 def test_threads_do_not_race(drivers: Drivers) -> None:
-    drivers["thread"].run(RACE_CASES)
+    drivers["thread"].run([i.call for i in INPUTS])
+
+
+@pytest.mark.parametrize("huge", HUGE, ids=lambda huge: huge.__name__)
+def test_elements_beyond_32_bits_are_found(huge: Callable[[], Huge], drivers: Drivers) -> None:
+    """State, loss and gradient at the end of arrays of 2^31 to 2^40 elements, by the blocks in the grids' corners."""
+    given = huge()
+    Q, N, _ = given.call.size or (0, 0, 0)
+    assert Q * N > 2**31
+    check_end(given, drivers["plain"].run([given.call])[0])
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_broken_kernel_is_noticed(mutant: Mutant, drivers: Drivers) -> None:
-    case = BY_NAME[mutant.case]
-    process, data = drivers[mutant.name].start([case])
-    if mutant.sanitizer == "thread":
+    huge = {make.__name__: make for make in HUGE}.get(mutant.input)
+    small = [i for i in INPUTS if i.case.name == mutant.input and i.dtype == torch.float32]
+    given = huge() if huge else small[0]
+    process, data = drivers[mutant.name].start([given.call])
+    if mutant.seen not in ("poison", "numbers"):
         assert process.returncode != 0
-        assert "data race" in process.stderr
-    elif mutant.sanitizer == "address":
-        assert process.returncode != 0
-        assert "heap-buffer-overflow" in process.stderr
-    else:
-        result = Results(data).of(case)
-        assert any(poisoned(tensor).any() for tensor in (result.loss, result.state, result.grad_scores))
+        assert mutant.seen in process.stderr
+        return
+    result = Results(data).of(given.call)
+    assert any(poisoned(tensor).any() for tensor in tensors(result)) == (mutant.seen == "poison")
+    with pytest.raises(AssertionError):
+        check_end(given, result) if isinstance(given, Huge) else check(given, result)
+
+
+def test_harness_starts_from_the_kernels_defaults() -> None:
+    assert _C.tuning(0) == TUNING
+    assert all(values.items() - TUNING.items() == values.items() for values in TUNINGS), "a tuning that is the default"

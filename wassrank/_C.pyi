@@ -1,9 +1,30 @@
+from collections.abc import Mapping
 from typing import TypedDict
 
 class BuildInfo(TypedDict):
     version: str
     cuda_architectures: list[str]
+    cuda_version: str  # "13.0"; "" without CUDA
     cpu_instruction_sets: list[str]
     cpu_instruction_set_in_use: str
 
+class Launch(TypedDict):
+    kernel: str  # "forward_kernel", "reduce_kernel" or "backward_kernel"
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    shared_bytes: int
+
 def build_info() -> BuildInfo: ...
+def cuda_driver_version() -> int: ...  # 13000 for 13.0; 0 without a driver
+def grade_wasserstein_launches(
+    dtype: str,  # "float64", "float32", "float16" or "bfloat16"
+    Q: int,
+    N: int,
+    K: int,
+    in_batch: int,
+    num_levels: int,
+    reduced: bool,
+    capability: int = 0,  # whose tuning; 0: the defaults
+) -> list[Launch]: ...
+def tuning(capability: int) -> dict[str, int]: ...
+def set_tuning(capability: int, values: Mapping[str, int]) -> None: ...

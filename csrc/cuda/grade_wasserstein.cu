@@ -8,6 +8,10 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
 
 #include "cuda/columns.cuh"
 #include "cuda/kernels.h"
@@ -23,24 +27,25 @@
 namespace wassrank::cuda {
 namespace {
 
-// How rows are divided among threads: by reasoning, no GPU has been asked yet.
-// A row of up to 8 slots a lane (4 KiB of scores) is one warp's: four rounds of loads, against a block's barrier and a
-// second sum, with most of the block's threads holding a slot or two.
-constexpr int64_t kWarpSlots = 8 * kWarp;
-// Longer rows: threads enough that none has more than four slots (two rounds of loads), up to this many. With more, a
-// multiprocessor (1024 threads of 64 registers) would hold one block, and idle while that one adds up.
-constexpr int64_t kSlotsPerThread = 4;
-constexpr int kMaxTeam = 512;
-// Threads of a block of short rows, a warp each: blocks small enough that the last wave is spread over the chip.
-constexpr int kShortRowThreads = 128;
 // A block's bins: those of 512 threads at 8 grades of float. Four such blocks fit an A100's 164 KiB, five an H100's
 // 228, more than their registers allow; and with the rest it stays below the 48 KiB that a kernel gets without asking.
 constexpr size_t kBinBytes = 36 << 10;
 
-constexpr int kBackwardThreads = 256;
-constexpr int64_t kMaxGridY = 65535;  // CUDA's limit; kernels go on in strides of it
+// CUDA's limits. In y the kernels go on in strides of the grid.
+constexpr int64_t kMaxGridX = (int64_t{1} << 31) - 1;
+constexpr int64_t kMaxGridY = 65535;
 
-constexpr const char* kTooManyColumns = "scores of 2^30 or more columns are not supported";
+// Blocks of `rows_per_block` rows for all of them.
+unsigned blocks_of(const Rows& rows, int64_t rows_per_block) {
+  if (rows.N >= kMaxColumns) {
+    throw std::invalid_argument("rows of " + std::to_string(rows.N) + " scores: 2^30 or more are not supported");
+  }
+  const int64_t blocks = (rows.Q + rows_per_block - 1) / rows_per_block;
+  if (blocks > kMaxGridX) {
+    throw std::invalid_argument(std::to_string(rows.Q) + " rows need more than CUDA's 2^31 - 1 blocks: pass fewer");
+  }
+  return static_cast<unsigned>(blocks);
+}
 
 template <class C>
 constexpr double kTie = kTieUlps * std::numeric_limits<C>::epsilon();
@@ -90,7 +95,7 @@ __device__ void finish(const GradeWassersteinForward& args, const LevelTables& t
 
 // blockDim = (team, rows a block); a team is one warp, or the whole block.
 template <class S>
-__global__ void __launch_bounds__(kMaxTeam, sizeof(S) < 8 ? 2 : 1)
+__global__ void __launch_bounds__(kMaxForwardThreads, sizeof(S) < 8 ? 2 : 1)
     forward_kernel(const __grid_constant__ GradeWassersteinForward args, const __grid_constant__ LevelTables tables,
                    const ScaledExp<Computing<S>> scaled_exp, const RowOutputs<Computing<S>> outputs) {
   using C = Computing<S>;
@@ -115,39 +120,46 @@ __global__ void __launch_bounds__(kMaxTeam, sizeof(S) < 8 ? 2 : 1)
   if (pass.finish(sums)) finish(args, tables, outputs, row, sums);
 }
 
+template <class S>
+std::optional<Shape> forward_shape(const Rows& rows, const Tuning& tuning) {
+  using Memory = LevelSumsMemory<Computing<S>>;
+  if (rows.Q == 0) return std::nullopt;
+  const int64_t slots = (all_are_own(rows) ? rows.K : rows.N) / Row<S>::kWidth + 1;
+  const bool is_short = slots <= tuning.warp_slots;
+  int threads = is_short ? tuning.short_row_threads : kWarp;
+  while (!is_short && threads < tuning.max_team && int64_t{threads} * tuning.slots_per_thread < slots) threads *= 2;
+  while (Memory::bin_bytes(threads, rows.levels) > kBinBytes) threads /= 2;
+  const unsigned team = is_short ? kWarp : threads, rows_per_block = threads / team;
+  return Shape{{blocks_of(rows, rows_per_block)}, {team, rows_per_block}, Memory::bytes(threads, rows.levels)};
+}
+
 // Bytes: Q * N scores (Q * K if other queries' are excluded), Q * K labels, the mask, and with a given target that and
 // the scores again (from the cache), read; Q * (levels + 3) numbers of C written.
 // Floating-point operations: 6 a score (maximum, minimum, difference, scaling, exponential, sum), one more for an own
 // passage's share, 1 a score for a given target, and (in double) 40 * 32 a row, or (60 + 8 * levels) * 32 if p != 1.
 template <class S>
-const char* forward(const GradeWassersteinForward& args, void* stream) {
+const char* forward(const GradeWassersteinForward& args, const Tuning& tuning, void* stream) {
   using C = Computing<S>;
   const Rows& rows = args.rows;
   C* const workspace = static_cast<C*>(args.workspace);
   const bool per_row = args.reduction == Reduction::none;
   const RowOutputs<C> outputs{per_row ? static_cast<C*>(args.loss) : workspace, per_row ? nullptr : workspace + rows.Q};
-
-  if (rows.Q > 0) {
-    if (rows.N >= kMaxColumns) return kTooManyColumns;
-    const int64_t slots = (all_are_own(rows) ? rows.K : rows.N) / Row<S>::kWidth + 1;
-    int threads = kShortRowThreads;
-    while (slots > kWarpSlots && threads < kMaxTeam && threads * kSlotsPerThread < slots) threads *= 2;
-    while (LevelSumsMemory<C>::bin_bytes(threads, rows.levels) > kBinBytes) threads /= 2;
-    const int team = slots > kWarpSlots ? threads : kWarp, rows_per_block = threads / team;
-    const Shape shape{static_cast<unsigned>((rows.Q + rows_per_block - 1) / rows_per_block), dim3(team, rows_per_block),
-                      LevelSumsMemory<C>::bytes(threads, rows.levels)};
-    const char* const error =
-        launch(forward_kernel<S>, shape, stream, args, LevelTables(args), ScaledExp<C>(rows.temperature), outputs);
-    if (error || per_row) return error;
+  const char* error = nullptr;
+  if (const auto shape = forward_shape<S>(rows, tuning)) {
+    error = launch(forward_kernel<S>, *shape, stream, args, LevelTables(args), ScaledExp<C>(rows.temperature), outputs);
   }
-  // Makes loss 0 and scale 1 of an empty batch.
-  return reduce_rows<C>(outputs.losses, outputs.weights, rows.Q, args.reduction, args.loss, args.scale, stream);
+  if (const auto shape = reduce_shape(rows.Q, args.reduction); shape && !error) {
+    C* const loss = per_row ? nullptr : static_cast<C*>(args.loss);
+    error = launch(reduce_kernel<C>, *shape, stream, outputs.losses, outputs.weights, rows.Q,
+                   args.reduction == Reduction::mean, loss, static_cast<C*>(args.scale));
+  }
+  return error;
 }
 
 // blockDim = (threads a row, rows a block), gridDim.y = chunks of a row. A level's coefficient is in the lane of its
 // number, level 0's in the remaining lanes too.
 template <class S>
-__global__ void __launch_bounds__(kBackwardThreads, sizeof(S) < 8 ? 4 : 2)
+__global__ void __launch_bounds__(kMaxBackwardThreads, sizeof(S) < 8 ? 4 : 2)
     backward_kernel(const __grid_constant__ GradeWassersteinBackward args, const ScaledExp<Computing<S>> scaled_exp) {
   using C = Computing<S>;
   const Rows& rows = args.rows;
@@ -213,33 +225,52 @@ __global__ void __launch_bounds__(kBackwardThreads, sizeof(S) < 8 ? 4 : 2)
       });
 }
 
-// Bytes: what the forward read, without a target, and Q * (levels + 1) numbers of state read; Q * N gradients written.
-// Floating-point operations: 4 a score (difference, scaling, exponential, product).
 template <class S>
-const char* backward(const GradeWassersteinBackward& args, void* stream) {
-  const Rows& rows = args.rows;
-  if (rows.Q == 0 || rows.N == 0) return nullptr;
-  if (rows.N >= kMaxColumns) return kTooManyColumns;
+std::optional<Shape> backward_shape(const Rows& rows, const Tuning& tuning) {
+  if (rows.Q == 0 || rows.N == 0) return std::nullopt;
   const int64_t slots = rows.N / Row<S>::kWidth + 1;
   const int slots_at_a_time = all_are_own(rows) ? Row<S>::kLabelledSlots : Row<S>::kSlots;
   int team = kWarp;
-  while (team < kBackwardThreads && team * slots_at_a_time < slots) team *= 2;
-  const int rows_per_block = kBackwardThreads / team;
+  while (team < tuning.backward_threads && team * slots_at_a_time < slots) team *= 2;
+  const unsigned rows_per_block = tuning.backward_threads / team;
   const int64_t round = team * slots_at_a_time;
-  const Shape shape{dim3(static_cast<unsigned>((rows.Q + rows_per_block - 1) / rows_per_block),
-                         static_cast<unsigned>(std::min(kMaxGridY, (slots + round - 1) / round))),
-                    dim3(team, rows_per_block)};
-  return launch(backward_kernel<S>, shape, stream, args, ScaledExp<Computing<S>>(rows.temperature));
+  const auto chunks = static_cast<unsigned>(std::min(kMaxGridY, (slots + round - 1) / round));
+  return Shape{{blocks_of(rows, rows_per_block), chunks}, {static_cast<unsigned>(team), rows_per_block}};
+}
+
+// Bytes: what the forward read, without a target, and Q * (levels + 1) numbers of state read; Q * N gradients written.
+// Floating-point operations: 4 a score (difference, scaling, exponential, product).
+template <class S>
+const char* backward(const GradeWassersteinBackward& args, const Tuning& tuning, void* stream) {
+  const auto shape = backward_shape<S>(args.rows, tuning);
+  if (!shape) return nullptr;
+  return launch(backward_kernel<S>, *shape, stream, args, ScaledExp<Computing<S>>(args.rows.temperature));
 }
 
 }  // namespace
 
-const char* grade_wasserstein_forward(const GradeWassersteinForward& args, void* stream) {
-  return with_stored_type(args.rows.dtype, [&](auto stored) { return forward<decltype(stored)>(args, stream); });
+const char* grade_wasserstein_forward(const GradeWassersteinForward& args, const Tuning& tuning, void* stream) {
+  return with_stored_type(args.rows.dtype,
+                          [&](auto stored) { return forward<decltype(stored)>(args, tuning, stream); });
 }
 
-const char* grade_wasserstein_backward(const GradeWassersteinBackward& args, void* stream) {
-  return with_stored_type(args.rows.dtype, [&](auto stored) { return backward<decltype(stored)>(args, stream); });
+const char* grade_wasserstein_backward(const GradeWassersteinBackward& args, const Tuning& tuning, void* stream) {
+  return with_stored_type(args.rows.dtype,
+                          [&](auto stored) { return backward<decltype(stored)>(args, tuning, stream); });
+}
+
+std::vector<Launch> grade_wasserstein_launches(const Rows& rows, Reduction reduction, const Tuning& tuning) {
+  return with_stored_type(rows.dtype, [&](auto stored) {
+    using S = decltype(stored);
+    std::vector<Launch> launches;
+    const auto add = [&](const char* kernel, const std::optional<Shape>& shape) {
+      if (shape) launches.push_back({kernel, *shape});
+    };
+    add("forward_kernel", forward_shape<S>(rows, tuning));
+    add("reduce_kernel", reduce_shape(rows.Q, reduction));
+    add("backward_kernel", backward_shape<S>(rows, tuning));
+    return launches;
+  });
 }
 
 }  // namespace wassrank::cuda

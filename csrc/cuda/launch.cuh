@@ -3,19 +3,16 @@
 
 #include <cuda_runtime.h>
 
-#include <cstddef>
+#include "cuda/kernels.h"
 
 namespace wassrank::cuda {
-
-struct Shape {
-  dim3 grid, block;
-  size_t shared_bytes = 0;
-};
 
 // Queues kernel(args...) on `stream`; returns nullptr, or what went wrong in words.
 template <class... Parameters, class... Args>
 const char* launch(void (*kernel)(Parameters...), const Shape& shape, void* stream, const Args&... args) {
-  kernel<<<shape.grid, shape.block, shape.shared_bytes, static_cast<cudaStream_t>(stream)>>>(args...);
+  const auto [grid, block, shared_bytes] = shape;
+  kernel<<<dim3(grid.x, grid.y, grid.z), dim3(block.x, block.y, block.z), shared_bytes,
+           static_cast<cudaStream_t>(stream)>>>(args...);
   const cudaError_t error = cudaGetLastError();
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }

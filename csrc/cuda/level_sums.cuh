@@ -26,7 +26,7 @@ struct LevelSums {
 
 template <class C>
 struct alignas(2 * sizeof(C)) Bin {
-  C mass, share;  // a count in float is exact: a thread sees fewer than 2^24 columns
+  C mass, share;  // a count in float is exact: a thread sees no more than 2^24 columns (cuda/tuning.h)
 };
 
 // A block's shared memory: bins [level][thread], one level more for labels that are no grade, then sums [warp][level]

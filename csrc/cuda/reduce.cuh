@@ -2,10 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "common/rows.h"
 #include "cuda/intrinsics.cuh"
-#include "cuda/launch.cuh"
+#include "cuda/kernels.h"
 #include "cuda/warp.cuh"
 
 namespace wassrank::cuda {
@@ -13,10 +14,10 @@ namespace wassrank::cuda {
 constexpr int kReduceThreads = 512;
 
 // loss = sum of losses, over the sum of weights for Reduction::mean; scale is what each row's gradient is multiplied
-// with. No loss for Reduction::none, which comes here only with an empty batch.
+// with. `loss` may be null.
 template <class C>
 __global__ void __launch_bounds__(kReduceThreads)
-    reduce_rows_kernel(const C* losses, const C* weights, int64_t rows, bool mean, C* loss, C* scale) {
+    reduce_kernel(const C* losses, const C* weights, int64_t rows, bool mean, C* loss, C* scale) {
   constexpr int kWarps = kReduceThreads / kWarp;
   double sum = 0, weight = 0;
   for (int64_t row = threadIdx.x; row < rows; row += kReduceThreads) {
@@ -44,13 +45,10 @@ __global__ void __launch_bounds__(kReduceThreads)
 }
 
 // Reads 2 * rows numbers and adds them. One block: a few thousand rows take less time than a second launch would.
-template <class C>
-const char* reduce_rows(const C* losses, const C* weights, int64_t rows, Reduction reduction, void* loss, void* scale,
-                        void* stream) {
-  const Shape shape{1, kReduceThreads, 2 * kReduceThreads / kWarp * sizeof(double)};
-  C* const total = reduction == Reduction::none ? nullptr : static_cast<C*>(loss);
-  return launch(reduce_rows_kernel<C>, shape, stream, losses, weights, rows, reduction == Reduction::mean, total,
-                static_cast<C*>(scale));
+// Without a reduction the rows' losses are the result, and only an empty batch's scale is left to write.
+inline std::optional<Shape> reduce_shape(int64_t rows, Reduction reduction) {
+  if (reduction == Reduction::none && rows > 0) return std::nullopt;
+  return Shape{{1}, {kReduceThreads}, 2 * kReduceThreads / kWarp * sizeof(double)};
 }
 
 }  // namespace wassrank::cuda

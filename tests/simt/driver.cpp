@@ -1,8 +1,14 @@
-// Runs cases of the grade-axis kernels on simt.h:  driver CASES RESULTS
+// Runs calls of the grade-axis kernels on simt.h:  driver CALLS RESULTS
 //
-// CASES holds, one case after the other, the numbers of `Header` and the input arrays as they lie in memory; RESULTS
-// gets each case's outputs. tests/test_simt.py writes and reads them. Forward runs first and its state and scale feed
-// the backward, as in training. Every array is an allocation of just its size, and outputs start as poison.
+// CALLS holds, one call after the other, the numbers of `Header` and the input arrays, each as its size in bytes and
+// what lies in memory; RESULTS gets each call's outputs. tests/simt/driver.py writes and reads them. Forward runs first
+// and its state and scale feed the backward, as in training. Every array is an allocation of just its size, and outputs
+// start as poison.
+//
+// Of a batch too large to hold, CALLS has only the end of each array: the rest is memory of zeros that exists when it
+// is touched, only the blocks in the corners of the grids run, and RESULTS gets the ends of the outputs.
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -10,7 +16,6 @@
 #include <cstring>
 #include <fstream>
 #include <memory>
-#include <span>
 #include <vector>
 
 #include "cuda/kernels.h"
@@ -22,72 +27,111 @@ using namespace wassrank;
 
 struct Header {
   int64_t Q, N, K, dtype, label_bytes, label_signed, in_batch, levels, target_kind, target_width, reduction,
-      mask_stride, has_mask, has_weight, grad_per_row;
-  int64_t misaligned;  // elements between a 16-byte boundary and the first score
+      mask_stride, has_mask, has_weight;
+  int64_t misaligned;                 // elements between a 16-byte boundary and the first score
+  int64_t last_rows, last_gradients;  // of state, unreduced loss and gradient RESULTS gets so many; 0: all
+  int64_t warp_slots, slots_per_thread, max_team, short_row_threads, backward_threads;
   double temperature, p, label_temperature;
 };
+
+[[noreturn]] void fail(const char* what) {
+  std::fprintf(stderr, "driver: %s\n", what);
+  std::exit(2);
+}
 
 constexpr int64_t kGuard = 64;  // bytes on either side of an output
 constexpr unsigned char kGuardByte = 0xa5;
 
-// Bytes that start `offset` after a 16-byte boundary.
-class Buffer {
+// `bytes` that start `offset` after a 16-byte boundary, the last `held` of them in use; zeros where that is not all.
+class Array {
  public:
-  Buffer(int64_t bytes, int64_t offset = 0)
-      : bytes_(bytes), offset_(offset), memory_(new unsigned char[offset + bytes]) {}
-  unsigned char* data() { return memory_.get() + offset_; }
-  void read(std::istream& from) { from.read(reinterpret_cast<char*>(data()), bytes_); }
+  Array(int64_t bytes, int64_t held, int64_t offset = 0) : bytes_(bytes), held_(held), offset_(offset) {
+    if (held == bytes) {
+      heap_.reset(new unsigned char[offset + bytes]);
+      start_ = heap_.get();
+    } else {
+      const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+      void* const mapped = mmap(nullptr, offset + bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+      if (mapped == MAP_FAILED) fail("no such range of addresses");
+      start_ = static_cast<unsigned char*>(mapped);
+    }
+  }
+  Array(const Array&) = delete;
+  ~Array() {
+    if (!heap_) munmap(start_, offset_ + bytes_);
+  }
+  unsigned char* data() { return start_ + offset_; }
+  unsigned char* in_use() { return data() + bytes_ - held_; }
+  int64_t held() const { return held_; }
 
  private:
-  int64_t bytes_, offset_;
-  std::unique_ptr<unsigned char[]> memory_;
+  int64_t bytes_, held_, offset_;
+  std::unique_ptr<unsigned char[]> heap_;
+  unsigned char* start_;
+};
+
+// Its end, or all of it, comes from `from`.
+class Input : public Array {
+ public:
+  Input(std::istream& from, int64_t bytes, int64_t offset = 0) : Array(bytes, size(from), offset) {
+    from.read(reinterpret_cast<char*>(in_use()), held());
+  }
+
+ private:
+  static int64_t size(std::istream& from) {
+    int64_t bytes = 0;
+    from.read(reinterpret_cast<char*>(&bytes), sizeof bytes);
+    return bytes;
+  }
 };
 
 // Poison between guards. Under AddressSanitizer the guards are its own, outside of the allocation.
 class Output {
  public:
-  explicit Output(int64_t bytes) : bytes_(bytes), buffer_(bytes + 2 * guard()) {
-    std::fill_n(buffer_.data(), bytes + 2 * guard(), kGuardByte);
-    std::fill_n(data(), bytes, static_cast<unsigned char>(simt::kPoison));
+  Output(int64_t bytes, int64_t held)
+      : guard_(held == bytes ? kAround : 0), array_(bytes + 2 * guard_, held + 2 * guard_) {
+    std::fill_n(array_.in_use(), array_.held(), kGuardByte);
+    std::fill_n(array_.in_use() + guard_, held, static_cast<unsigned char>(simt::kPoison));
   }
-  unsigned char* data() { return buffer_.data() + guard(); }
+  unsigned char* data() { return array_.data() + guard_; }
   void write(std::ostream& to) {
-    to.write(reinterpret_cast<const char*>(data()), bytes_);
+    unsigned char *const begin = array_.in_use() + guard_, *const end = array_.in_use() + array_.held() - guard_;
+    to.write(reinterpret_cast<const char*>(begin), end - begin);
     const auto intact = [](unsigned char byte) { return byte == kGuardByte; };
-    if (!std::all_of(data() - guard(), data(), intact) ||
-        !std::all_of(data() + bytes_, data() + bytes_ + guard(), intact)) {
-      std::fprintf(stderr, "driver: a kernel wrote outside of an output\n");
-      std::exit(2);
+    if (!std::all_of(begin - guard_, begin, intact) || !std::all_of(end, end + guard_, intact)) {
+      fail("a kernel wrote outside of an output");
     }
   }
 
  private:
 #if defined(__SANITIZE_ADDRESS__)
-  static constexpr int64_t guard() { return 0; }
+  static constexpr int64_t kAround = 0;
 #else
-  static constexpr int64_t guard() { return kGuard; }
+  static constexpr int64_t kAround = kGuard;
 #endif
-  int64_t bytes_;
-  Buffer buffer_;
+  const int64_t guard_;
+  Array array_;
 };
 
 void check(const char* error) {
-  if (!error) return;
-  std::fprintf(stderr, "driver: %s\n", error);
-  std::exit(2);
+  if (error) fail(error);
 }
 
-void run_case(const Header& h, std::istream& cases, std::ostream& results) {
+void run_call(const Header& h, std::istream& calls, std::ostream& results) {
   const int64_t stored = h.dtype == 0 ? 8 : h.dtype == 1 ? 4 : 2, computed = h.dtype == 0 ? 8 : 4;
-  const bool per_row = static_cast<Reduction>(h.reduction) == Reduction::none;
+  const bool per_row = static_cast<Reduction>(h.reduction) == Reduction::none, whole = h.last_rows == 0;
+  const int64_t rows_kept = whole ? h.Q : h.last_rows, gradients_kept = whole ? h.Q * h.N : h.last_gradients;
+  const int64_t losses = per_row ? h.Q : 1, losses_kept = per_row ? rows_kept : 1;
+  simt::corners_only = !whole;
 
-  Buffer scores(h.Q * h.N * stored, h.misaligned * stored), labels(h.Q * h.K * h.label_bytes);
-  Buffer mask(h.has_mask * (h.mask_stride == 0 ? h.N : h.Q * h.N));
-  Buffer target(h.Q * h.target_width * computed), weight(h.has_weight * h.Q * computed);
-  Buffer grad_loss((h.grad_per_row ? h.Q : 1) * computed);
-  for (Buffer* input : {&scores, &labels, &mask, &target, &weight, &grad_loss}) input->read(cases);
-  Output loss((per_row ? h.Q : 1) * computed), state(h.Q * (h.levels + 1) * computed), scale(computed);
-  Output workspace(2 * h.Q * computed), grad_scores(h.Q * h.N * stored);
+  Input scores(calls, h.Q * h.N * stored, h.misaligned * stored), labels(calls, h.Q * h.K * h.label_bytes);
+  Input target(calls, h.Q * h.target_width * computed);
+  Input mask(calls, h.has_mask * (h.mask_stride == 0 ? h.N : h.Q * h.N));
+  Input weight(calls, h.has_weight * h.Q * computed), grad_loss(calls, losses * computed);
+  Output loss(losses * computed, losses_kept * computed), scale(computed, computed);
+  Output state(h.Q * (h.levels + 1) * computed, rows_kept * (h.levels + 1) * computed);
+  Output workspace(2 * h.Q * computed, whole ? 2 * h.Q * computed : 0);
+  Output grad_scores(h.Q * h.N * stored, gradients_kept * stored);
 
   Rows rows{};
   rows.scores = scores.data();
@@ -103,6 +147,11 @@ void run_case(const Header& h, std::istream& cases, std::ostream& results) {
   rows.in_batch = static_cast<int>(h.in_batch);
   rows.levels = static_cast<int>(h.levels);
   rows.temperature = h.temperature;
+  const cuda::Tuning tuning = cuda::tuning_of({{"warp_slots", h.warp_slots},
+                                               {"slots_per_thread", h.slots_per_thread},
+                                               {"max_team", h.max_team},
+                                               {"short_row_threads", h.short_row_threads},
+                                               {"backward_threads", h.backward_threads}});
 
   GradeWassersteinForward forward{};
   forward.rows = rows;
@@ -117,16 +166,16 @@ void run_case(const Header& h, std::istream& cases, std::ostream& results) {
   forward.state = state.data();
   forward.scale = scale.data();
   forward.workspace = workspace.data();
-  check(cuda::grade_wasserstein_forward(forward, nullptr));
+  check(cuda::grade_wasserstein_forward(forward, tuning, nullptr));
 
   GradeWassersteinBackward backward{};
   backward.rows = rows;
   backward.grad_loss = grad_loss.data();
-  backward.grad_per_row = h.grad_per_row;
+  backward.grad_per_row = per_row;
   backward.state = state.data();
   backward.scale = scale.data();
   backward.grad_scores = grad_scores.data();
-  check(cuda::grade_wasserstein_backward(backward, nullptr));
+  check(cuda::grade_wasserstein_backward(backward, tuning, nullptr));
 
   for (Output* output : {&loss, &state, &scale, &grad_scores}) output->write(results);
 }
@@ -135,9 +184,9 @@ void run_case(const Header& h, std::istream& cases, std::ostream& results) {
 
 int main(int count, char** arguments) {
   if (count != 3) return 64;
-  std::ifstream cases(arguments[1], std::ios::binary);
+  std::ifstream calls(arguments[1], std::ios::binary);
   std::ofstream results(arguments[2], std::ios::binary);
   Header header;
-  while (cases.read(reinterpret_cast<char*>(&header), sizeof header)) run_case(header, cases, results);
+  while (calls.read(reinterpret_cast<char*>(&header), sizeof header)) run_call(header, calls, results);
   return results.flush() ? 0 : 2;
 }

@@ -1,4 +1,4 @@
-"""Builds tests/simt/driver.cpp with csrc/cuda, and passes cases to it and results back."""
+"""Builds tests/simt/driver.cpp with csrc/cuda, and passes calls to it and results back."""
 
 from __future__ import annotations
 
@@ -8,21 +8,76 @@ import struct
 import subprocess
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from wassrank.codes import EXCLUDED, Reduction, Target
-from wassrank.reference.grade_wasserstein import compute_dtype
-
-from .cases import Case, arrays
+from wassrank.codes import Reduction
 
 ROOT = Path(__file__).parent.parent.parent
 SIMT = Path(__file__).parent
-TIME_LIMIT = 300  # seconds; a collective that not all lanes reach never ends
+TIME_LIMIT = 300  # seconds: a kernel may loop without end
 DTYPES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}  # of csrc/common/rows.h
+TUNING = {"warp_slots": 256, "slots_per_thread": 4, "max_team": 512, "short_row_threads": 128, "backward_threads": 256}
+
+
+def computing(dtype: torch.dtype) -> torch.dtype:
+    """What losses of such scores are computed in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@dataclass(frozen=True)
+class Call:
+    """What `wassrank::grade_wasserstein` takes, and the gradient of its loss for the operator's backward.
+
+    Of a batch too large to hold, the tensors are the end: `size` is the whole one's Q, N and K. See driver.cpp.
+    """
+
+    scores: Tensor  # [Q, N]
+    labels: Tensor  # [Q, N] or [Q, K]
+    target: Tensor | None
+    mask: Tensor | None
+    weight: Tensor | None
+    target_kind: int
+    reduction: int
+    in_batch: int
+    num_levels: int
+    p: float
+    temperature: float
+    label_temperature: float
+    _: KW_ONLY
+    grad_loss: Tensor  # [] or [Q]
+    misaligned: int = 0  # elements between a 16-byte boundary and the first score
+    tuning: dict[str, int] = field(default_factory=dict)  # what differs from the defaults
+    size: tuple[int, int, int] | None = None
+
+    def as_bytes(self) -> bytes:
+        """`Header` of driver.cpp and the arrays."""
+        Q, N, K = self.size or (*self.scores.shape, self.labels.shape[1])
+        integers = (
+            Q,
+            N,
+            K,
+            DTYPES[self.scores.dtype],
+            self.labels.element_size(),
+            self.labels.dtype != torch.uint8,
+            self.in_batch,
+            self.num_levels,
+            self.target_kind,
+            0 if self.target is None else self.target.shape[1],
+            self.reduction,
+            N if self.mask is not None and self.mask.shape == self.scores.shape else 0,
+            self.mask is not None,
+            self.weight is not None,
+            self.misaligned,
+            *((self.labels.shape[0], self.scores.numel()) if self.size else (0, 0)),
+            *(TUNING | self.tuning).values(),
+        )
+        header = struct.pack(f"<{len(integers)}q3d", *integers, self.temperature, self.p, self.label_temperature)
+        arrays = [as_bytes(x) for x in (self.scores, self.labels, self.target, self.mask, self.weight, self.grad_loss)]
+        return header + b"".join(struct.pack("<q", len(array)) + array for array in arrays)
 
 
 @dataclass(frozen=True)
@@ -33,57 +88,32 @@ class Result:
     grad_scores: Tensor  # [Q, N]
 
 
-def header(case: Case) -> bytes:
-    """`Header` of tests/simt/driver.cpp."""
-    kind = Target.given if case.target.startswith("given") else Target[case.target]
-    widths = {"given": case.num_passages, "given own": case.own}
-    integers = (
-        case.Q,
-        case.num_passages,
-        case.own,
-        DTYPES[case.dtype],
-        case.label_dtype.itemsize,
-        case.label_dtype != torch.uint8,
-        EXCLUDED if case.in_batch is None else case.in_batch,
-        case.levels,
-        kind,
-        widths.get(case.target, 0),
-        Reduction[case.reduction],
-        case.num_passages if case.mask == "full" else 0,
-        case.mask != "",
-        case.weight,
-        case.reduction == "none",
-        case.misaligned,
-    )
-    return struct.pack(f"<{len(integers)}q3d", *integers, case.temperature, case.p, case.label_temperature)
-
-
 def as_bytes(tensor: Tensor | None) -> bytes:
     if tensor is None or tensor.numel() == 0:
         return b""
-    return bytes(tensor.contiguous().reshape(-1).view(torch.uint8).tolist())
+    return bytes(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 class Results:
     """Reads what the driver wrote, output by output."""
 
     def __init__(self, data: bytes) -> None:
-        self.data = data
+        self.data, self.at = data, 0
 
     def tensor(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        size = torch.Size(shape).numel() * dtype.itemsize
-        part, self.data = self.data[:size], self.data[size:]
-        assert len(part) == size
-        flat = torch.frombuffer(bytearray(part), dtype=dtype) if part else torch.empty(0, dtype=dtype)
-        return flat.reshape(shape)
+        end = self.at + torch.Size(shape).numel() * dtype.itemsize
+        assert end <= len(self.data)
+        part, self.at = bytearray(self.data[self.at : end]), end
+        return (torch.frombuffer(part, dtype=dtype) if part else torch.empty(0, dtype=dtype)).reshape(shape)
 
-    def of(self, case: Case) -> Result:
-        C = compute_dtype(case.dtype)
+    def of(self, call: Call) -> Result:
+        C = computing(call.scores.dtype)
+        Q = call.labels.shape[0]
         return Result(
-            loss=self.tensor((case.Q,) if case.reduction == "none" else (), C),
-            state=self.tensor((case.Q, case.levels + 1), C),
+            loss=self.tensor((Q,) if call.reduction == Reduction.none else (), C),
+            state=self.tensor((Q, call.num_levels + 1), C),
             scale=self.tensor((), C),
-            grad_scores=self.tensor((case.Q, case.num_passages), case.dtype),
+            grad_scores=self.tensor(tuple(call.scores.shape), call.scores.dtype),
         )
 
 
@@ -94,8 +124,18 @@ def execute(command: list[str]) -> subprocess.CompletedProcess[str]:
 SANITIZERS = {
     "plain": ["-O1"],
     "address": ["-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
-    "thread": ["-O0", "-g", "-fsanitize=thread"],
+    "thread": ["-O1", "-g", "-fsanitize=thread"],
 }
+
+
+def compiled(target: Path, sanitizer: str, files: Sequence[str], sources: Path = ROOT / "csrc") -> Path:
+    """What g++ makes of `files`, with tests/simt/include in the place of some of `sources`' headers."""
+    includes = [f"-I{SIMT / 'include'}", f"-I{SIMT}", f"-I{sources}"]
+    # Vector loads look at memory as other types, which CUDA allows.
+    options = ["-std=c++20", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-fno-strict-aliasing"]
+    process = execute(["g++", *options, *SANITIZERS[sanitizer], *includes, *files, "-o", str(target)])
+    assert process.returncode == 0, process.stderr[-5000:]
+    return target
 
 
 @dataclass(frozen=True)
@@ -105,24 +145,14 @@ class Driver:
     program: Path
 
     @staticmethod
-    def build(folder: Path, sanitizer: str, sources: Path = ROOT / "csrc") -> Driver:
-        program = folder / f"driver_{sanitizer}"
-        includes = [f"-I{SIMT / 'include'}", f"-I{SIMT}", f"-I{sources}"]  # the first has some of csrc/cuda's names
-        # Vector loads look at memory as other types, which CUDA allows.
-        options = ["-std=c++20", "-pthread", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-fno-strict-aliasing"]
-        files = ["-x", "c++", str(SIMT / "driver.cpp"), str(sources / "cuda" / "grade_wasserstein.cu")]
-        command = ["g++", *options, *SANITIZERS[sanitizer], *includes, *files, "-o", str(program)]
-        process = execute(command)
-        assert process.returncode == 0, process.stderr[-5000:]
-        return Driver(program)
+    def build(folder: Path, sanitizer: str, main: Path, sources: Path = ROOT / "csrc") -> Driver:
+        files = [str(main), "-x", "c++", str(sources / "cuda" / "grade_wasserstein.cu")]
+        return Driver(compiled(folder / f"driver_{sanitizer}", sanitizer, files, sources))
 
-    def start(self, cases: Sequence[Case]) -> tuple[subprocess.CompletedProcess[str], bytes]:
-        given, results = self.program.with_suffix(".cases"), self.program.with_suffix(".results")
+    def start(self, calls: Sequence[Call]) -> tuple[subprocess.CompletedProcess[str], bytes]:
+        given, results = self.program.with_suffix(".calls"), self.program.with_suffix(".results")
         with given.open("wb") as file:
-            for case in cases:
-                a = arrays(case)
-                file.write(header(case))
-                file.writelines(as_bytes(x) for x in (a.scores, a.labels, a.mask, a.target, a.weight, a.grad_loss))
+            file.writelines(call.as_bytes() for call in calls)
         command = [str(self.program), str(given), str(results)]
         process = execute(command)
         if "unexpected memory mapping" in process.stderr:
@@ -130,57 +160,78 @@ class Driver:
             process = execute(["setarch", "-R", *command])
         return process, results.read_bytes()
 
-    def run(self, cases: Sequence[Case]) -> dict[str, Result]:
-        process, data = self.start(cases)
+    def run(self, calls: Sequence[Call]) -> list[Result]:
+        process, data = self.start(calls)
         assert process.returncode == 0, process.stderr[-5000:]
         reader = Results(data)
-        found = {case.name: reader.of(case) for case in cases}
-        assert not reader.data
-        return found
+        results = [reader.of(call) for call in calls]
+        assert reader.at == len(data)
+        return results
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """csrc/cuda with one thing wrong, compiled for float32 alone."""
+    """csrc/cuda with one thing wrong, compiled for float32 alone, and what is seen of it on which input."""
 
     name: str
     file: str
     right: str
     wrong: str
     sanitizer: str
-    case: str
+    seen: str  # on stderr; or "poison" or "numbers" in the results
+    input: str
 
 
+RACE, OVERFLOW, STUCK = ("thread", "data race"), ("address", "heap-buffer-overflow"), ("plain", "others do not reach")
+POISON, NUMBERS = ("plain", "poison"), ("plain", "numbers")
+KERNEL, SUMS = "grade_wasserstein.cu", "level_sums.cuh"
 MUTANTS = [
-    Mutant("a barrier left out", "level_sums.cuh", "__syncthreads();", "", "thread", "block rows, in-batch"),
-    Mutant("a slot too many", "columns.cuh", "step < stretches", "step <= stretches", "address", "dense, int32 labels"),
-    Mutant("edges left out", "columns.cuh", "edges > 0", "edges > 99", "plain", "dense, int8 labels, odd"),
-    Mutant("bins not emptied", "level_sums.cuh", "bin(l, thread_) = {0, 0};", "{}", "plain", "in-batch"),
-]  # fmt: skip
+    Mutant("no barrier before sums are read", SUMS, "__syncthreads();", "", *RACE, "block rows"),
+    Mutant("no barrier before warps' losses are read", "reduce.cuh", "__syncthreads();", "", *RACE, "in_batch"),
+    Mutant("no barrier before lanes' bins are read", SUMS, "__syncwarp();", "", *RACE, "in_batch"),
+    Mutant("a barrier for some", SUMS, "__syncthreads();", "if (lane) __syncthreads();", *STUCK, "block rows"),
+    Mutant("a slot too many", "columns.cuh", "step < stretches", "step <= stretches", *OVERFLOW, "dense"),
+    Mutant("a gradient one column on", KERNEL, "gradient + hand", "gradient + 1 + hand", *OVERFLOW, "dense"),
+    Mutant("a state one row on", KERNEL, "(args.state) + row *", "(args.state) + (row + 1) *", *OVERFLOW, "dense"),
+    Mutant("edges left out", "columns.cuh", "edges > 0", "edges > 99", *POISON, "dense_int8_p2"),
+    Mutant("bins not emptied", SUMS, "bin(l, thread_) = {0, 0};", "{}", *POISON, "in_batch"),
+    Mutant("no maximum kept", KERNEL, "state[levels] = empty ? C(0) : sums.max;", "", *POISON, "none"),
+    Mutant("no scale of a reduced batch", "reduce.cuh", "*scale = static_cast<C>(factor);", "", *POISON, "sum"),
+    Mutant("half a warp's sum", "warp.cuh", "distance >= period", "distance > period", *NUMBERS, "dense"),
+    Mutant("a row found in 31 bits", "rows.cuh", "row * rows.N),", "int(row * rows.N)),", *NUMBERS, "many_short_rows"),
+    Mutant("a row found in 32 bits", KERNEL, "row * rows.N;", "unsigned(row * rows.N);", *POISON, "many_short_rows"),
+]
 
 
 class Drivers:
     """Builds all drivers two at a time, and hands each out when it is ready."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.pool = ThreadPoolExecutor(2)
-        self.futures: dict[str, Future[Driver]] = {}
+        self.mains = {sanitizer: self.pool.submit(self.main, sanitizer) for sanitizer in SANITIZERS}
+        self.drivers: dict[str, Future[Driver]] = {}
         for sanitizer in SANITIZERS:
-            self.futures[sanitizer] = self.pool.submit(Driver.build, folder, sanitizer)
+            self.drivers[sanitizer] = self.pool.submit(self.build, sanitizer)
         for mutant in MUTANTS:
-            self.futures[mutant.name] = self.pool.submit(self.mutate, folder, mutant)
+            self.drivers[mutant.name] = self.pool.submit(self.mutate, mutant)
 
-    @staticmethod
-    def mutate(folder: Path, mutant: Mutant) -> Driver:
-        home = folder / mutant.name.replace(" ", "_")
+    def main(self, sanitizer: str) -> Path:
+        return compiled(self.folder / f"main_{sanitizer}.o", sanitizer, ["-c", str(SIMT / "driver.cpp")])
+
+    def build(self, sanitizer: str) -> Driver:
+        return Driver.build(self.folder, sanitizer, self.mains[sanitizer].result())
+
+    def mutate(self, mutant: Mutant) -> Driver:
+        home = self.folder / mutant.name.replace(" ", "_")
         shutil.copytree(ROOT / "csrc", home / "csrc", ignore=shutil.ignore_patterns("cpu", "*.cpp"))
         source = home / "csrc" / "cuda" / mutant.file
         text = source.read_text()
-        assert text.count(mutant.right) == 1, f"{mutant.file} no longer has {mutant.right!r}"
-        source.write_text(text.replace(mutant.right, mutant.wrong))
+        assert mutant.right in text, f"{mutant.file} no longer has {mutant.right!r}"
+        source.write_text(text.replace(mutant.right, mutant.wrong, 1))
         types = home / "csrc" / "cuda" / "types.cuh"
         types.write_text(re.sub(r"case Dtype::\w+: .*", "", types.read_text()))
-        return Driver.build(home, mutant.sanitizer, home / "csrc")
+        return Driver.build(home, mutant.sanitizer, self.mains[mutant.sanitizer].result(), home / "csrc")
 
     def __getitem__(self, name: str) -> Driver:
-        return self.futures[name].result()
+        return self.drivers[name].result()

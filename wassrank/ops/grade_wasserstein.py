@@ -21,8 +21,10 @@ from torch import Tensor
 
 from wassrank.codes import EXCLUDED, Reduction, Target
 from wassrank.reference.grade_wasserstein import compute_dtype
+from wassrank.tuning import tune_native
 
 from .registration import register
+from .work import Work, passages_read, read_bytes
 
 _TARGETS = {kind.name: int(kind) for kind in Target}
 _REDUCTIONS = {kind.name: int(kind) for kind in Reduction}
@@ -34,7 +36,7 @@ def fused(backend: str) -> Callable[..., Tensor]:
     return _FUSED[backend]
 
 
-def _fused(operator: Callable[..., Any]) -> Callable[..., Tensor]:
+def _fused(backend: str, operator: Callable[..., Any]) -> Callable[..., Tensor]:
     def grade_wasserstein(
         scores: Tensor,  # [Q, N]
         labels: Tensor,  # [Q, N] or [Q, K] with N = Q·K
@@ -51,6 +53,8 @@ def _fused(operator: Callable[..., Any]) -> Callable[..., Tensor]:
     ) -> Tensor:
         """Copies nothing of size [Q, N] unless an argument is not contiguous or a target is in another dtype than the
         computation's."""
+        if backend == "native" and scores.is_cuda:
+            tune_native(scores.device.index)
         given = None
         if isinstance(target, Tensor):
             given, target = target.to(compute_dtype(scores.dtype)).contiguous(), "given"
@@ -123,6 +127,63 @@ def _backward(backward_op: Any, ctx: Any, grad_loss: Tensor) -> Tensor:
     return gradient
 
 
+def forward_work(
+    scores: Tensor,  # [Q, N]
+    labels: Tensor,  # [Q, N] or [Q, K]
+    target: Tensor | None,  # [Q, N] or [Q, K] of C
+    mask: Tensor | None,
+    weight: Tensor | None,  # [Q] of C
+    in_batch: int,
+    num_levels: int,
+) -> Work:
+    """Of `wassrank::grade_wasserstein`, mean or sum. Left out: what turns a row's level masses into its cost, some
+    tens of operations a level, which matters only where rows are so short that operations do not."""
+    Q = scores.shape[0]
+    C = compute_dtype(scores.dtype).itemsize
+    passages = passages_read(scores, labels, in_batch)
+    kept = Q * (num_levels + 1) + 1  # state, scale
+    rows = 2 * Q  # each one's loss and weight, written by the one kernel and read by the one that adds them up
+    return Work(
+        bytes=read_bytes(scores, labels, target, mask, in_batch=in_batch)
+        + (0 if weight is None else Q * C)
+        + (kept + 2 * rows + 1) * C,  # 1: the loss
+        # Maximum, difference, scaling, exponential, its sum and the count by level; a given target's sum.
+        flops=6 * passages + (0 if target is None else min(target.numel(), passages)),
+        extra_bytes=(kept + rows) * C,
+    )
+
+
+def backward_work(scores: Tensor, labels: Tensor, mask: Tensor | None, in_batch: int, num_levels: int) -> Work:
+    """Of `wassrank::grade_wasserstein_backward`."""
+    Q = scores.shape[0]
+    C = compute_dtype(scores.dtype).itemsize
+    return Work(
+        bytes=read_bytes(scores, labels, mask, in_batch=in_batch)
+        + (Q * (num_levels + 1) + 2) * C  # state; scale and the loss's gradient
+        + scores.numel() * scores.element_size(),  # the gradient, also of passages that take no part
+        # Difference, scaling, exponential, times the coefficient, times the loss's gradient.
+        flops=5 * passages_read(scores, labels, in_batch),
+        extra_bytes=0,
+    )
+
+
+def step_work(
+    scores: Tensor,
+    labels: Tensor,
+    target: Tensor | None = None,
+    mask: Tensor | None = None,
+    weight: Tensor | None = None,
+    *,
+    in_batch: int | None = 0,
+    num_levels: int = 8,
+) -> Work:
+    """Of one step of training, forward and backward, on contiguous tensors; `in_batch` as the loss takes it."""
+    level = EXCLUDED if in_batch is None else in_batch
+    return forward_work(scores, labels, target, mask, weight, level, num_levels) + backward_work(
+        scores, labels, mask, level, num_levels
+    )
+
+
 _OPERATORS = register(
     "grade_wasserstein",
     schema=(
@@ -139,4 +200,4 @@ _OPERATORS = register(
     save=_save,
     backward=_backward,
 )
-_FUSED = {backend: _fused(operator) for backend, operator in _OPERATORS.items()}
+_FUSED = {backend: _fused(backend, operator) for backend, operator in _OPERATORS.items()}

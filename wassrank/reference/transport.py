@@ -1,11 +1,13 @@
 """Exact optimal transport between two mass vectors on the same points of a line.
 
-Points x_0 < … < x_{L−1}; masses m (source) and t (target), each summing to one a row; F, G their running sums.
+Points x_0 ≤ … ≤ x_{L−1}; masses m (source) and t (target), each summing to one a row; F, G their running sums.
 
 Cost (monotone coupling, optimal for |x − y|^p, p ≥ 1; Santambrogio, "Optimal Transport for Applied
-Mathematicians", ch. 2):
+Mathematicians", ch. 2): what lies at height u of the one distribution goes to height u of the other,
 
-    γ_jk = max(0, min(F_j, G_k) − max(F_{j−1}, G_{k−1})),    W_p^p = Σ_jk γ_jk |x_j − x_k|^p.
+    W_p^p = ∫₀¹ |F^{-1}(u) − G^{-1}(u)|^p du,
+
+a sum over the stretches between neighbouring values among all F and G, on each of which both quantiles are constant.
 
 Potential of the source. Move a little mass from level l to level l + 1: F_l falls by that much, and the slice of
 the coupling at height F_l, which went to the target quantile τ_l = G^{-1}(F_l), now starts at x_{l+1} instead of
@@ -20,7 +22,9 @@ rounding fell. A running mass F and a target's G count as equal within tie·min(
 row of exponentials leaves uncertain is relative to the masses on the smaller side, and below that their order is noise.
 
 Potential of the target: the c-transform ψ_k = min_j |x_j − x_k|^p − φ_j, so φ_j + ψ_k ≤ |x_j − x_k|^p everywhere with
-equality on the coupling: a dual optimum, hence ∂W/∂t_k = ψ_k.
+equality on the coupling: a dual optimum, hence ∂W/∂t_k = ψ_k. It need not be searched for: along the target's points it
+rises by the same rule with the sides exchanged, midpoints included, for at a tie F_l = G_k their increments add up
+to c(x_{l+1}, x_{k+1}) − c(x_l, x_k) either way.
 """
 
 from __future__ import annotations
@@ -44,38 +48,76 @@ class Transport:
 def level_transport(
     source: Tensor,  # (..., L) masses, each row summing to one
     target: Tensor,  # (..., L) likewise
-    position: Tensor,  # (L,) strictly increasing coordinates
+    position: Tensor,  # (L,) or (..., L) coordinates in ascending order
     p: float,
     tie: float,
 ) -> Transport:
     """Cost and both Kantorovich potentials of every row. Values only: no gradient flows through this function.
+    O(L log L) operations and O(L) memory a row.
 
     The difference m − t is formed level by level before it is summed, so that F − G keeps the relative precision
     of the masses when they nearly agree.
     """
     source, target = source.detach(), target.detach()
+    x = position.expand(source.shape).contiguous()
+    if source.shape[-1] == 0:
+        return Transport(source.sum(-1), source, target)
     G = target.cumsum(-1)
     F = G + (source - target).cumsum(-1)
-    ground = (position[:, None] - position[None, :]).abs() ** p  # (L, L) |x_j − x_k|^p
 
-    F_before, G_before = F - source, G - target
-    coupling = torch.minimum(F[..., :, None], G[..., None, :]) - torch.maximum(
-        F_before[..., :, None], G_before[..., None, :]
-    )
-    cost = (coupling.clamp(min=0) * ground).sum((-2, -1))
+    u = torch.cat([torch.zeros_like(F[..., :1]), F, G], -1).sort(-1).values
+    middle = 0.5 * (u[..., 1:] + u[..., :-1])
+    distance = _quantile(middle, F, source, x) - _quantile(middle, G, target, x)
+    cost = (u.diff(dim=-1).clamp(min=0) * distance.abs() ** p).sum(-1)
 
-    slack = (tie * torch.minimum(F, 1 - F).clamp(min=0) + ROUNDING)[..., :-1, None]
-    height = F[..., :-1, None]
-    last = (target > 0).int().mul(torch.arange(1, len(position) + 1, device=target.device)).argmax(-1)
-    increments = torch.zeros_like(F[..., 1:])
-    for reached in (G[..., None, :] < height - slack, G[..., None, :] <= height + slack):
-        quantile = torch.minimum(reached.sum(-1), last[..., None])  # index of τ⁻, then of τ⁺
-        tau = position[quantile]
-        increments += 0.5 * ((position[1:] - tau).abs() ** p - (position[:-1] - tau).abs() ** p)
-    phi = torch.cat([torch.zeros_like(F[..., :1]), increments.cumsum(-1)], -1)
-    phi = torch.where(cost.isnan()[..., None], torch.nan, phi)
-    psi = (ground - phi[..., :, None]).amin(-2)
-    return Transport(cost, phi, psi)
+    phi = _potential(F, G, target, x, p, tie)
+    psi = _potential(G, F, source, x, p, tie)
+    # At the bottom of the coupling, from both sides' first points with mass, the constraint holds with equality.
+    i, j, k = _first(source), _first(target), _last(target)
+    psi = psi + ((x.gather(-1, i) - x.gather(-1, j)).abs() ** p - phi.gather(-1, i) - psi.gather(-1, j))
+    # Below the target's first point with mass and above its last nothing ties ψ to a coupling, and the c-transform's
+    # minimum is at the first and at the last point: c(j, k) − c(j, k') falls with j where k is above k'.
+    rank = torch.arange(x.shape[-1], device=x.device)
+    psi = torch.where(rank < j, (x - x[..., :1]).abs() ** p - phi[..., :1], psi)
+    psi = torch.where(rank > k, (x[..., -1:] - x).abs() ** p - phi[..., -1:], psi)
+    undefined = cost.isnan()[..., None]
+    return Transport(cost, phi.masked_fill(undefined, torch.nan), psi.masked_fill(undefined, torch.nan))
+
+
+def _potential(
+    F: Tensor,  # (..., L) running masses of the side whose potential it is
+    G: Tensor,  # (..., L) running masses of the other side
+    other: Tensor,  # (..., L) whose running sums G are
+    x: Tensor,  # (..., L)
+    p: float,
+    tie: float,
+) -> Tensor:
+    """φ, from φ_0 = 0 up."""
+    height = F[..., :-1]
+    slack = tie * torch.minimum(height, 1 - height).clamp(min=0) + ROUNDING
+    lower, upper = x[..., :-1], x[..., 1:]
+    increments = torch.zeros_like(lower)
+    for reached in (height - slack, torch.nextafter(height + slack, torch.full_like(height, torch.inf))):
+        tau = _quantile(reached, G, other, x)  # τ⁻, then τ⁺
+        increments += 0.5 * ((upper - tau).abs() ** p - (lower - tau).abs() ** p)
+    return torch.cat([torch.zeros_like(F[..., :1]), increments.cumsum(-1)], -1)
+
+
+def _quantile(height: Tensor, running: Tensor, masses: Tensor, x: Tensor) -> Tensor:
+    """The first point with mass at which the running mass reaches `height`, or else the last with mass."""
+    index = torch.searchsorted(running.contiguous(), height.contiguous())
+    return x.gather(-1, torch.minimum(torch.maximum(index, _first(masses)), _last(masses)))
+
+
+def _first(masses: Tensor) -> Tensor:
+    """Index of the first point with mass, (..., 1); 0 where there is none."""
+    return (masses > 0).int().argmax(-1, keepdim=True)
+
+
+def _last(masses: Tensor) -> Tensor:
+    """Index of the last point with mass, (..., 1); 0 where there is none."""
+    rank = torch.arange(1, masses.shape[-1] + 1, device=masses.device)
+    return ((masses > 0).int() * rank).argmax(-1, keepdim=True)
 
 
 def transport_cost(source: Tensor, target: Tensor, position: Tensor, p: float, tie: float) -> Tensor:

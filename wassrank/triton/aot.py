@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import argparse
 import functools
-import itertools
 import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -27,11 +26,11 @@ import torch
 import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
-from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from wassrank.codes import EXCLUDED, Reduction, Target
 from wassrank.reference.grade_wasserstein import compute_dtype
+from wassrank.tuning import TritonTuning, triton_tuning
 
 from .grade_wasserstein import plan_forward
 from .launch import ALIGNMENT, WARP, Launch
@@ -47,9 +46,9 @@ class Resources:
     kernel: str
     configuration: str
     capability: int
-    warps: int
+    warps: int  # a program
     registers: int  # a thread
-    spilled: int  # bytes a thread stores and loads for want of registers
+    local: int  # bytes of local memory a thread: its stack frame, where what has no register is spilled
     shared: int  # bytes a program
     loop_exchanges: int  # shuffles, barriers and shared-memory accesses in its longest loop
 
@@ -76,6 +75,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 
 
 def example(
+    tuning: TritonTuning,
     *,
     Q: int = 512,
     N: int,
@@ -96,10 +96,10 @@ def example(
     weight = empty(Q, dtype=C) if extras else None
     given = empty(Q, N, dtype=C) if target == "given" else None
     (loss, state, scale), launches = plan_forward(
-        scores, labels, given, mask, weight, Target[target], Reduction.mean, in_batch, num_levels, p, 0.05, 1.0
+        scores, labels, given, mask, weight, Target[target], Reduction.mean, in_batch, num_levels, p, 0.05, 1.0, tuning
     )
-    _, backward = plan_backward(loss, scores, labels, mask, state, scale, in_batch, 0.05)
-    return {launch.kernel.fn.__name__: launch for launch in (*launches, backward)}
+    _, backward = plan_backward(loss, scores, labels, mask, state, scale, in_batch, 0.05, tuning)
+    return {launch.kernel.fn.__name__.removesuffix("_kernel"): launch for launch in (*launches, backward)}
 
 
 TYPES = {
@@ -139,39 +139,60 @@ def source(launch: Launch) -> ASTSource:
 
 
 def compile_one(kernel: str, configuration: str, capability: int) -> Resources:
-    launch = example(**CONFIGURATIONS[configuration])[kernel]
+    launch = example(triton_tuning(capability), **CONFIGURATIONS[configuration])[kernel]
     compiled = triton.compile(
         source(launch), target=GPUTarget("cuda", capability, WARP), options={"num_warps": launch.num_warps}
     )
-    ptx = compiled.asm["ptx"]
-    registers, spilled = ptxas_report(ptx, capability)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "kernel.cubin")
+        path.write_bytes(compiled.asm["cubin"])
+        (usage,) = usages(path)
     return Resources(
         kernel=kernel,
         configuration=configuration,
         capability=capability,
         warps=launch.num_warps,
-        registers=registers,
-        spilled=spilled,
+        registers=usage.registers,
+        local=usage.local,
         shared=compiled.metadata.shared,
-        loop_exchanges=loop_exchanges(ptx),
+        loop_exchanges=loop_exchanges(compiled.asm["ptx"]),
     )
 
 
-def ptxas_report(ptx: str, capability: int) -> tuple[int, int]:
-    """Registers a thread, and bytes spilled, from `ptxas -v`."""
-    architecture = re.search(r"^\.target (sm_\w+)", ptx, re.MULTILINE)  # sm_90a for 90
-    if architecture is None:
-        raise RuntimeError("the PTX names no target")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "kernel.ptx")
-        path.write_text(ptx)
-        command = [get_ptxas(capability).path, "-v", f"--gpu-name={architecture[1]}", path, "-o", f"{path}.cubin"]
-        report = subprocess.run(command, check=True, capture_output=True, text=True).stderr
-    registers = re.search(r"Used (\d+) registers", report)
-    spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", report)
-    if registers is None or not spills:
-        raise RuntimeError(f"ptxas -v said neither registers nor spills:\n{report}")
-    return int(registers[1]), sum(map(int, spills))
+@dataclass(frozen=True)
+class Usage:
+    """Of one kernel of a binary."""
+
+    capability: int  # 0 in a cubin, which is all for one and does not say which
+    function: str  # its name, mangled
+    registers: int
+    local: int
+    shared: int  # static, without the system's; what a launch asks for comes on top
+
+
+RESERVED_SHARED = 1024
+"""Bytes of a block that the system has from sm_90 on. Its binaries count them (.nv.shared.reserved), sm_80's do not,
+though there too an SM gives them up for each block."""
+
+
+def usages(binary: Path) -> list[Usage]:
+    """Of every kernel in a cubin or a library, from the cuobjdump that Triton brings."""
+    cuobjdump = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    listing = subprocess.run([cuobjdump, "-res-usage", binary], check=True, capture_output=True, text=True).stdout
+    found = []
+    capability = 0
+    number = r"(\d+)"
+    for match in re.finditer(
+        rf"arch = sm_{number}|Function ([\w$]+):\s+REG:{number} STACK:{number} SHARED:{number} LOCAL:{number}", listing
+    ):
+        architecture, function, *numbers = match.groups()
+        if architecture:
+            capability = int(architecture)
+        else:
+            registers, stack, shared, local = map(int, numbers)
+            shared -= RESERVED_SHARED if capability >= 90 else 0
+            found.append(Usage(capability, function, registers, stack + local, max(0, shared)))
+    return found
 
 
 def loop_exchanges(ptx: str) -> int:
@@ -186,13 +207,16 @@ def loop_exchanges(ptx: str) -> int:
     return sum(bool(re.search(r"\b(?:shfl|bar|(?:ld|st)\.shared)[.:]", line)) for line in body)
 
 
-def jobs(capabilities: Sequence[int]) -> list[tuple[str, str, int]]:
+def jobs(capabilities: Sequence[int]) -> Iterator[tuple[str, str, int]]:
     """(kernel, configuration, capability) of all that differ in their code."""
-    distinct: dict[str, tuple[str, str]] = {}
-    for name, options in CONFIGURATIONS.items():
-        for kernel, launch in example(**options).items():
-            distinct.setdefault(f"{kernel} {source(launch).hash()} {launch.num_warps}", (kernel, name))
-    return [(*pair, capability) for pair, capability in itertools.product(distinct.values(), capabilities)]
+    for capability in capabilities:
+        seen = set()
+        for name, options in CONFIGURATIONS.items():
+            for kernel, launch in example(triton_tuning(capability), **options).items():
+                code = (kernel, source(launch).hash(), launch.num_warps)
+                if code not in seen:
+                    seen.add(code)
+                    yield kernel, name, capability
 
 
 def compile_all(capabilities: Sequence[int] = CAPABILITIES, workers: int = 2) -> list[Resources]:
@@ -201,10 +225,10 @@ def compile_all(capabilities: Sequence[int] = CAPABILITIES, workers: int = 2) ->
 
 
 def table(results: Sequence[Resources]) -> str:
-    lines = [f"{'':52}  sm  warps  registers  spilled  shared  loop exchanges"]
+    lines = [f"{'':46}  sm  warps  registers  local  shared  loop exchanges"]
     lines += [
-        f"{r.kernel.removesuffix('_kernel') + ': ' + r.configuration:52} {r.capability:3}  {r.warps:5}  {r.registers:9}"
-        f"  {r.spilled:7}  {r.shared:6}  {r.loop_exchanges:14}"
+        f"{r.kernel + ': ' + r.configuration:46} {r.capability:3}  {r.warps:5}  {r.registers:9}"
+        f"  {r.local:5}  {r.shared:6}  {r.loop_exchanges:14}"
         for r in results
     ]
     return "\n".join(lines)

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from wassrank.codes import Reduction
 from wassrank.reference.grade_wasserstein import TIE_ULPS, compute_dtype
+from wassrank.tuning import TritonTuning, capability, triton_tuning
 
-from .launch import Launch, Work, ceil_div, forward_tile, run
+from .launch import Launch, ceil_div, forward_tile, run
 from .level_transport import ORDER_1, ORDER_2, ORDER_ANY, level_transport, target_masses
-from .row_kernels import exponent_scale, mask_stride, others_read, plan_backward, plan_reduction, read_bytes, sizes
+from .row_kernels import exponent_scale, mask_stride, others_read, plan_backward, plan_reduction, sizes
 from .rows import exp_below, float64_scalar, sweep_others, sweep_own
 
 
@@ -146,6 +147,7 @@ def forward(
         p,
         temperature,
         label_temperature,
+        tuned_for(scores),
     )
     run(launches, scores.device)
     return outputs
@@ -162,7 +164,9 @@ def backward(
     temperature: float,
 ) -> Tensor:
     """`wassrank::grade_wasserstein_backward_triton`: the gradient of scores, [Q, N]."""
-    grad_scores, launch = plan_backward(grad_loss, scores, labels, mask, state, scale, in_batch, temperature)
+    grad_scores, launch = plan_backward(
+        grad_loss, scores, labels, mask, state, scale, in_batch, temperature, tuned_for(scores)
+    )
     run([launch], scores.device)
     return grad_scores
 
@@ -180,6 +184,7 @@ def plan_forward(
     p: float,
     temperature: float,
     label_temperature: float,
+    tuning: TritonTuning,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], list[Launch]]:
     """The outputs, not yet computed, and the launches that compute them. Works on meta tensors too."""
     (Q, N), K = sizes(scores, labels)
@@ -203,6 +208,7 @@ def plan_forward(
         num_levels,
         own_bytes=narrowest(scores, mask, labels, target),
         others_bytes=narrowest(scores, mask, target if target is not None and target.shape[1] == N else None),
+        tuning=tuning,
     )
     rows = Launch(
         forward_kernel,
@@ -246,31 +252,12 @@ def plan_forward(
     )
     launches = [rows]
     if reduction != Reduction.none:
-        launches.append(plan_reduction(row_loss, row_weight, loss, scale))
+        launches.append(plan_reduction(row_loss, row_weight, loss, scale, tuning))
     return (loss, state, scale), launches
 
 
-def forward_work(
-    scores: Tensor,
-    labels: Tensor,
-    target: Tensor | None,
-    mask: Tensor | None,
-    weight: Tensor | None,
-    in_batch: int,
-    num_levels: int,
-) -> Work:
-    """Of the launches of plan_forward."""
-    (Q, N), K = sizes(scores, labels)
-    others = others_read(N, K, in_batch)
-    C = compute_dtype(scores.dtype).itemsize
-    return Work(
-        # Scores, labels, mask, target, weights in; state out; rows' losses and weights out and in again; loss, scale.
-        bytes=read_bytes(scores, labels, mask, target, in_batch=in_batch)
-        + (0 if weight is None else Q * C)
-        + (Q * (num_levels + 1) + 4 * Q + 2) * C,
-        # Maximum, subtract, scale, exponential, add, count; for own passages the last two for every level.
-        flops=Q * (6 * others + (4 + 2 * num_levels) * K),
-    )
+def tuned_for(scores: Tensor) -> TritonTuning:
+    return triton_tuning(capability(scores.device))
 
 
 def narrowest(*tensors: Tensor | None) -> int:

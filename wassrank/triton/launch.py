@@ -1,6 +1,5 @@
 """How kernels are launched: tile sizes and warps from a small heuristic, and the launch itself as data, so that it can
-be compiled ahead of time as well as run. No autotuning: the first step is as fast as the second, and two runs give the
-same bits. The numbers come from the compiled code (registers, spills, exchanges between threads), not yet from timings.
+be compiled ahead of time as well as run. The heuristic's numbers are an argument, by architecture: wassrank/tuning.py.
 """
 
 from __future__ import annotations
@@ -14,31 +13,9 @@ from typing import Any
 import torch
 import triton
 
+from wassrank.tuning import TritonTuning
+
 WARP = 32
-
-OWN_SCORES = 8
-"""Own passages a lane reads at a time: two 16-byte loads of float32 in flight."""
-
-OWN_SUMMANDS = 128
-"""Own passages a lane reads at a time, times levels: with 8 of 32 levels sm_100 code spills, with 4 it does not."""
-
-OTHERS_SCORES = 16
-"""Other queries' passages a lane reads at a time: it keeps three numbers of them, so more can be in flight."""
-
-COUPLING = 8
-"""Elements of the epilogue's [rows, levels, levels] float64 coupling a lane holds, two registers each."""
-
-MAX_WARPS = 8
-
-MAX_ROWS = 8
-"""Rows a program handles when they are short: enough to fill a warp's lanes, few enough that a few hundred rows still
-spread over the GPU."""
-
-BACKWARD_SCORES, BACKWARD_WARPS = 1024, 4
-"""Scores a program of the backward handles, 8 a lane: one 16-byte load of a half type."""
-
-REDUCE_BLOCK, REDUCE_WARPS = 1024, 4
-"""The reduction over rows is one program, and a batch has hundreds of rows to a few thousand."""
 
 ALIGNMENT = 16
 """Triton knows of an integer argument whether it is a multiple of this, which decides whether loads can be wide."""
@@ -56,14 +33,6 @@ class Launch:
     def run(self) -> None:
         if 0 not in self.grid:
             self.kernel[self.grid](**self.arguments, num_warps=self.num_warps)
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a pass must do at least, to set its time against the device's bandwidth and peak."""
-
-    bytes: int  # read and written, each once
-    flops: int  # of the computing type; an exponential counts as one
 
 
 def run(launches: Sequence[Launch], device: torch.device) -> None:
@@ -103,14 +72,15 @@ def forward_tile(
     num_levels: int,
     own_bytes: int,  # of the narrowest element read of an own passage: score, label, mask or target
     others_bytes: int,  # likewise
+    tuning: TritonTuning,
 ) -> ForwardTile:
     """A row gets the warps that its wider sweep or its epilogue fills; one warp with lanes to spare, several rows."""
     levels = max(2, power_of_two(num_levels))
-    own_scores = min(OWN_SCORES, OWN_SUMMANDS // levels)
+    own_scores = min(tuning.own_scores, tuning.own_summands // levels)
     own_block, others_block = power_of_two(K), power_of_two(N if others else 1)
-    lanes = max(own_block // own_scores, others_block // OTHERS_SCORES, levels**2 // COUPLING)
-    num_warps = min(MAX_WARPS, max(1, lanes // WARP))
-    rows = min(MAX_ROWS, max(1, WARP // max(1, lanes)))
+    lanes = max(own_block // own_scores, others_block // tuning.others_scores, levels**2 // tuning.coupling)
+    num_warps = min(tuning.max_warps, max(1, lanes // WARP))
+    rows = min(tuning.max_rows, max(1, WARP // max(1, lanes)))
     lanes = WARP * num_warps
 
     def block(width: int, scores_a_lane: int, narrowest: int, aligned: bool) -> Block:
@@ -123,7 +93,7 @@ def forward_tile(
     return ForwardTile(
         rows=rows,
         own=block(own_block, own_scores, own_bytes, aligned=N % ALIGNMENT == 0 and K % ALIGNMENT == 0),
-        others=block(others_block, OTHERS_SCORES, others_bytes, aligned=N % ALIGNMENT == 0),
+        others=block(others_block, tuning.others_scores, others_bytes, aligned=N % ALIGNMENT == 0),
         levels=levels,
         num_warps=num_warps,
     )
@@ -136,9 +106,9 @@ class BackwardTile:
 
 
 @functools.lru_cache
-def backward_tile(N: int) -> BackwardTile:
-    block = min(power_of_two(N), BACKWARD_SCORES)
-    return BackwardTile(rows=BACKWARD_SCORES // block, block=block)
+def backward_tile(N: int, tuning: TritonTuning) -> BackwardTile:
+    block = min(power_of_two(N), tuning.backward_scores)
+    return BackwardTile(rows=tuning.backward_scores // block, block=block)
 
 
 def power_of_two(n: int) -> int:

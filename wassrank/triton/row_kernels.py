@@ -14,8 +14,9 @@ import triton.language as tl
 from torch import Tensor
 
 from wassrank.codes import EXCLUDED
+from wassrank.tuning import TritonTuning
 
-from .launch import BACKWARD_WARPS, REDUCE_BLOCK, REDUCE_WARPS, Launch, Work, backward_tile, ceil_div
+from .launch import Launch, backward_tile, ceil_div
 from .rows import float64_scalar, load_levels, load_scores
 
 
@@ -49,8 +50,8 @@ def plan_reduction(
     row_weight: Tensor | None,  # [Q] of C; None for a sum
     loss: Tensor,  # []
     scale: Tensor,  # []
+    tuning: TritonTuning,
 ) -> Launch:
-    """Moves 2Q + 2 numbers in 2Q additions."""
     return Launch(
         reduce_kernel,
         grid=(1,),
@@ -60,9 +61,9 @@ def plan_reduction(
             "loss": loss,
             "scale": scale,
             "Q": row_loss.numel(),
-            "BLOCK": REDUCE_BLOCK,
+            "BLOCK": tuning.reduce_block,
         },
-        num_warps=REDUCE_WARPS,
+        num_warps=tuning.reduce_warps,
     )
 
 
@@ -136,11 +137,12 @@ def plan_backward(
     scale: Tensor,
     in_batch: int,
     temperature: float,
+    tuning: TritonTuning,
 ) -> tuple[Tensor, Launch]:
     """The gradient of scores, not yet computed, and the launch that computes it."""
     (Q, N), K = sizes(scores, labels)
     grad_scores = torch.empty_like(scores)
-    tile = backward_tile(N)
+    tile = backward_tile(N, tuning)
     launch = Launch(
         backward_kernel,
         grid=(ceil_div(Q, tile.rows), ceil_div(N, tile.block)),
@@ -165,21 +167,9 @@ def plan_backward(
             "ROWS": tile.rows,
             "BLOCK": tile.block,
         },
-        num_warps=BACKWARD_WARPS,
+        num_warps=tuning.backward_warps,
     )
     return grad_scores, launch
-
-
-def backward_work(scores: Tensor, labels: Tensor, mask: Tensor | None, state: Tensor, in_batch: int) -> Work:
-    """Of the launch of plan_backward."""
-    (Q, N), K = sizes(scores, labels)
-    return Work(
-        # Scores, labels, mask, state in; gradient out.
-        bytes=read_bytes(scores, labels, mask, None, in_batch=in_batch)
-        + state.numel() * state.element_size()
-        + Q * N * scores.element_size(),
-        flops=5 * Q * (K + others_read(N, K, in_batch)),  # subtract, scale, exponential, two products
-    )
 
 
 def sizes(scores: Tensor, labels: Tensor) -> tuple[tuple[int, int], int]:
@@ -193,14 +183,6 @@ def sizes(scores: Tensor, labels: Tensor) -> tuple[tuple[int, int], int]:
 def others_read(N: int, K: int, in_batch: int) -> int:
     """Other queries' passages that take part in a row."""
     return 0 if in_batch == EXCLUDED else N - K
-
-
-def read_bytes(scores: Tensor, labels: Tensor, mask: Tensor | None, target: Tensor | None, *, in_batch: int) -> int:
-    """What reading every passage that takes part costs, each byte once."""
-    (Q, N), K = sizes(scores, labels)
-    passages = Q * (K + others_read(N, K, in_batch))
-    inputs = [t for t in (scores, labels, mask, target) if t is not None]
-    return sum(min(t.numel(), passages) * t.element_size() for t in inputs)
 
 
 def mask_stride(scores: Tensor, mask: Tensor | None) -> int:

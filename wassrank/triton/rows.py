@@ -11,7 +11,8 @@ else marks them from there on.
 Each of the G lanes that share a row runs its own online softmax, and they meet once, at the end: the loop over blocks
 holds loads and arithmetic, no exchange between threads. A block of B = U·G·V columns is read as [R, B] and viewed as
 [R, U, G, V], V consecutive columns belonging to one lane, so that sums over U and V stay within it. Should the compiler
-lay a block out otherwise, the result is the same and the sums cost shuffles; tests/test_triton_aot.py counts them.
+lay a block out otherwise, the result is the same and the sums cost shuffles; tests/test_kernel_resources.py counts
+them.
 
 Offsets into [Q, N] are 64-bit. Exponentials are 2^(x·log2(e)/temperature), the maximum being taken off x first.
 """

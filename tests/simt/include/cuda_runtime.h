@@ -20,16 +20,13 @@ struct alignas(16) uint4 {
   uint32_t x, y, z, w;
 };
 
-struct dim3 : simt::Index {
-  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : Index{x, y, z} {}
-};
-#define threadIdx (::simt::self.thread_index)
-#define blockIdx (::simt::self.block_index)
-#define blockDim (::simt::self.block_size)
-#define gridDim (::simt::self.grid_size)
+#define threadIdx (::simt::self().thread_index)
+#define blockIdx (::simt::self().block_index)
+#define blockDim (::simt::self().block_size)
+#define gridDim (::simt::self().grid_size)
 
-inline void __syncthreads() { simt::self.block->barrier.arrive_and_wait(); }
-inline void __syncwarp() { simt::self.warp->barrier.arrive_and_wait(); }
+inline void __syncthreads() { simt::self().block->barrier.wait(true); }
+inline void __syncwarp() { simt::self().warp->barrier.wait(true); }
 
 template <class T>
 T __shfl_sync(unsigned mask, T value, int lane) {
@@ -38,11 +35,11 @@ T __shfl_sync(unsigned mask, T value, int lane) {
 }
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int bits) {
-  return __shfl_sync(mask, value, simt::self.lane ^ bits);
+  return __shfl_sync(mask, value, simt::self().lane ^ bits);
 }
 template <class T>
 T __shfl_up_sync(unsigned mask, T value, int distance) {
-  return __shfl_sync(mask, value, simt::self.lane < distance ? simt::self.lane : simt::self.lane - distance);
+  return __shfl_sync(mask, value, simt::self().lane < distance ? simt::self().lane : simt::self().lane - distance);
 }
 inline uint32_t __ballot_sync(unsigned mask, bool condition) {
   simt::check_mask(mask);

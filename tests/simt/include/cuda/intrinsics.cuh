@@ -37,6 +37,6 @@ inline uint16_t bfloat16_of_float(float x) {
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-inline unsigned char* dynamic_shared() { return simt::self.block->shared.get(); }
+inline unsigned char* dynamic_shared() { return simt::self().block->shared.get(); }
 
 }  // namespace wassrank::cuda

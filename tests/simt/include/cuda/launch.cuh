@@ -3,18 +3,14 @@
 
 #include <cuda_runtime.h>
 
-#include <cstddef>
+#include "cuda/kernels.h"
 
 namespace wassrank::cuda {
 
-struct Shape {
-  dim3 grid, block;
-  size_t shared_bytes = 0;
-};
-
 template <class... Parameters, class... Args>
 const char* launch(void (*kernel)(Parameters...), const Shape& shape, void*, const Args&... args) {
-  simt::run(kernel, shape.grid, shape.block, shape.shared_bytes, args...);
+  const auto index = [](const Extent& of) { return simt::Index{of.x, of.y, of.z}; };
+  simt::run(kernel, index(shape.grid), index(shape.block), shape.shared_bytes, args...);
   return nullptr;
 }
 

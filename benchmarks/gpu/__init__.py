@@ -1,0 +1,1 @@
+"""`python -m benchmarks.gpu`: builds, checks, measures and explains on an NVIDIA GPU, in stages."""

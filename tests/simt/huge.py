@@ -1,0 +1,106 @@
+"""Batches with more elements than 32 bits count, of which only the end is there (see driver.cpp): an index that is
+computed in 32 bits anywhere lands elsewhere, mostly outside of all memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import wassrank
+from wassrank.codes import EXCLUDED, Reduction, Target
+
+from .driver import Call
+
+
+@dataclass(frozen=True)
+class Huge:
+    call: Call
+    loss: Tensor
+    gradient: Tensor  # the shape of call.scores
+    written: int  # elements of it, at least, that the blocks in the grids' corners write
+
+
+def _reference(scores: Tensor, labels: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+    scores = scores.double().requires_grad_()
+    loss = wassrank.grade_wasserstein(scores, labels, backend="torch", **options)
+    (gradient,) = torch.autograd.grad(loss.sum(), scores)
+    return loss.detach(), gradient
+
+
+def _call(scores: Tensor, labels: Tensor, size: tuple[int, int, int], **options: Any) -> Call:
+    return Call(
+        scores,
+        labels,
+        **{
+            "target": None,
+            "mask": None,
+            "weight": None,
+            "target_kind": Target.softmax,
+            "reduction": Reduction.sum,
+            "in_batch": 0,
+            "num_levels": 4,
+            "p": 1.0,
+            "temperature": 1.0,
+            "label_temperature": 1.0,
+            "grad_loss": torch.tensor(1.0),
+            "size": size,
+        }
+        | options,
+    )
+
+
+def _numbers(name: str) -> torch.Generator:
+    return torch.Generator().manual_seed(sum(name.encode()))
+
+
+def many_short_rows() -> Huge:
+    """Several rows a block, the last block not full; sums over all rows. Those that are not there have no gain."""
+    generator, N = _numbers("short"), 100
+    scores, labels = torch.randn(3, N, generator=generator), torch.randint(0, 4, (3, N), generator=generator).byte()
+    options = {"target_kind": Target.linear, "reduction": Reduction.mean}
+    call = _call(scores, labels, (2**26 + 3, N, N), **options)
+    return Huge(call, *_reference(scores, labels, target="linear"), written=3 * N)
+
+
+def many_long_rows() -> Huge:
+    """A block a row, and every array that may be [Q, N]. Rows that are not there are masked."""
+    generator, N = _numbers("long"), 2100
+    scores, labels = torch.randn(1, N, generator=generator).half(), torch.randint(0, 4, (1, N), generator=generator)
+    given = {
+        "target": torch.rand(1, N, generator=generator),
+        "mask": torch.rand(1, N, generator=generator) < 0.7,
+        "weight": torch.tensor([1.5]),
+    }
+    call = _call(scores, labels, (2**21 + 1, N, N), **given, target_kind=Target.given, p=2.0)
+    return Huge(call, *_reference(scores, labels, **given, p=2, reduction="sum"), written=N)
+
+
+def many_in_batch() -> Huge:
+    """Other queries' passages left of the last row's own: the first and the last chunk of the backward."""
+    generator, Q, K = _numbers("in-batch"), 8200, 40
+    N = Q * K
+    scores, labels = torch.randn(1, N, generator=generator), torch.randint(0, 4, (1, K), generator=generator).short()
+    mask = torch.rand(Q, K, generator=generator) < 0.7
+    dense = torch.cat([torch.ones(1, N - K, dtype=torch.int64), labels], dim=1)
+    options = {"mask": mask, "in_batch": 1, "reduction": Reduction.none, "grad_loss": torch.ones(1)}
+    call = _call(scores, labels, (Q, N, K), **options)
+    wanted = _reference(scores, dense, mask=mask.reshape(1, -1), reduction="none")
+    return Huge(call, *wanted, written=512 * 4 + K)
+
+
+def wide_rows() -> Huge:
+    """Rows of nearly 2^30 columns, 2^40 in all. Only own passages count, so the forward is short; the backward's last
+    chunk is in its 63rd stride over the row when it comes to the end of the tensors."""
+    generator, Q, K, before = _numbers("wide"), 1024, 1_033_200, 1 << 14
+    scores = torch.randn(1, before + K, generator=generator)
+    labels = torch.randint(0, 4, (1, K), generator=generator).byte()
+    call = _call(scores, labels, (Q, Q * K, K), in_batch=EXCLUDED, tuning={"backward_threads": 32})
+    loss, own = _reference(scores[:, before:], labels)
+    wanted = torch.cat([torch.zeros(1, before), own], dim=1)
+    return Huge(call, loss, wanted, written=2 * 64 * 4)
+
+
+HUGE = [many_short_rows, many_long_rows, many_in_batch, wide_rows]
