@@ -9,7 +9,7 @@ import pytest
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import losses
-from benchmarks.problem import Inputs, Pair, training_step
+from benchmarks.problem import Inputs, Pair, Problem, training_step
 
 PAIRS = [pair for name in losses.NAMES for pair in losses.benchmark(name).CPU_PAIRS]
 
@@ -21,16 +21,16 @@ def test_against(paired: Any, benchmark: Any, pair: Pair) -> None:
     contenders = loss.contenders(problem, "cpu")
     if pair.rival not in contenders:
         pytest.skip(f"{pair.rival} is not installed")
-    inputs = loss.inputs(problem, "cpu", seed=0)
 
-    def step(name: str) -> Callable[[], None]:
-        prepared = contenders[name].prepare(problem)
-        return lambda: training_step(prepared, inputs)
+    def step(name: str, problem: Problem) -> tuple[Callable[[], None], Inputs]:
+        prepared, inputs = contenders[name].prepare(problem), loss.inputs(problem, "cpu", seed=0)
+        return lambda: training_step(prepared, inputs), inputs
 
-    ours = step(pair.contender)
+    ours, inputs = step(pair.contender, problem)
+    rival, _ = step(pair.rival, pair.rival_problem or problem)
     benchmark.extra_info["claim"] = {
         "loss": problem.loss,
-        "rival": pair.rival,
+        "rival": pair.rival if pair.rival_problem is None else f"the same, {pair.rival_problem.labels}",
         "dtype": problem.dtype,
         "labels": problem.labels,
         "p": problem.p,
@@ -39,7 +39,7 @@ def test_against(paired: Any, benchmark: Any, pair: Pair) -> None:
     if pair.goal is not None:
         benchmark.extra_info["goal"] = pair.goal
     benchmark.extra_info["extra_memory"] = extra_memory(ours, inputs)
-    paired(ours, step(pair.rival))
+    paired(ours, rival)
 
 
 def extra_memory(run: Callable[[], None], inputs: Inputs) -> float:

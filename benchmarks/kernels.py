@@ -77,19 +77,20 @@ def native_rows() -> Iterator[Row]:
 
     assert _C.__file__ is not None
     usages = aot.usages(Path(_C.__file__))
-    for dtype, (size, (Q, N, K)), capability in itertools.product(
-        MANGLED, SIZES.items(), sorted(architectures & {*SHARED})
+    for dtype, (size, (Q, N, K)), affine, capability in itertools.product(
+        MANGLED, SIZES.items(), (False, True), sorted(architectures & {*SHARED})
     ):
-        for launch in _C.grade_wasserstein_launches(
-            dtype, Q, N, K, in_batch=0, num_levels=8, reduced=True, capability=capability
+        for launch in _C.level_losses_launches(
+            dtype, Q, N, K, in_batch=0, num_levels=8, reduced=True, capability=capability, affine=affine
         ):
             kernel = launch["kernel"].removesuffix("_kernel")
-            configuration = f"{dtype}, {size}"
+            configuration = f"{dtype}, {size}{', all losses' if affine else ''}"
+            form = f"E?Lb{affine:d}E"  # the template's second argument
             if kernel == "reduce":  # of numbers of the computing type, always one block
-                if dtype in {"float16", "bfloat16"} or size != next(iter(SIZES)):
+                if dtype in {"float16", "bfloat16"} or size != next(iter(SIZES)) or affine:
                     continue
-                configuration = dtype
-            name = re.compile(rf"\d{kernel}_kernelI(?:\w+_)?{MANGLED[dtype]}E")
+                configuration, form = dtype, ""
+            name = re.compile(rf"\d{kernel}_kernelI(?:\w+_)?{MANGLED[dtype]}{form}E")
             (usage,) = (u for u in usages if u.capability == capability and name.search(u.function))
             warps, shared = math.prod(launch["block"]) // 32, usage.shared + launch["shared_bytes"]
             yield Row(

@@ -22,7 +22,9 @@ class Problem:
 
     loss: str  # a file of benchmarks/losses
     shape: tuple[int, int]  # Q, N
-    labels: str = "in_batch"  # [Q, K] with N = Q·K; "dense": [Q, N] int64; "dense uint8": the same in bytes
+    # [Q, K] with N = Q·K; "dense": [Q, N] int64; "dense uint8": the same in bytes; "packed": Q lists of N on average,
+    # one behind the other; "padded": the same lists as rows of the longest one's length
+    labels: str = "in_batch"
     dtype: str = "float32"
     p: float = 1.0
 
@@ -53,6 +55,7 @@ class Pair:
     rival: str
     goal: float | None = None  # our time over the rival's, at most
     contender: str = "wassrank native"
+    rival_problem: Problem | None = None  # where the rival solves the same in another form
 
 
 Loss = Callable[[Inputs], Tensor]

@@ -121,7 +121,7 @@ def demo() -> str:
 def filled(readme: str) -> str:
     for name, text in (("benchmarks", benchmarks()), ("gpu", gpu()), ("demo", demo())):
         marks = rf"(<!-- results:{name} -->\n).*?(<!-- end -->)"
-        readme, found = re.subn(marks, lambda m, t=text: f"{m[1]}{t}\n{m[2]}", readme, flags=re.DOTALL)
+        readme, found = re.subn(marks, lambda m: f"{m[1]}{text}\n{m[2]}", readme, flags=re.DOTALL)  # noqa: B023
         if found != 1:
             raise SystemExit(f"README.md needs one place marked <!-- results:{name} -->, has {found}")
     return readme

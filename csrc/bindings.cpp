@@ -15,6 +15,7 @@
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "cpu/kernels.h"
@@ -62,29 +63,51 @@ void check_sizes(const Rows& rows) {
   }
 }
 
-Rows rows_of(const Tensor& scores, const Tensor& labels, const std::optional<Tensor>& mask, int64_t in_batch,
-             int64_t levels, double temperature) {
-  STD_TORCH_CHECK(scores.dim() == 2 && labels.dim() == 2 && labels.size(0) == scores.size(0),
-                  "wassrank: scores are [Q, N] and labels [Q, N] or [Q, K]");
+void check_elements(const char* name, const Tensor& tensor, ScalarType dtype, int64_t count) {
+  check_contiguous(tensor);
+  STD_TORCH_CHECK(tensor.scalar_type() == dtype && tensor.numel() == count, "wassrank: ", name,
+                  " is of another dtype or size than the kernels take");
+}
+
+// Of scores where they can be read without waiting for a device: a list must not reach beyond the tensors.
+void check_offsets(const Rows& rows) {
+  bool fit = rows.offsets[0] == 0 && rows.offsets[rows.Q] == rows.N;
+  for (int64_t row = 0; row < rows.Q; ++row) fit &= rows.offsets[row] <= rows.offsets[row + 1];
+  if (!fit) throw std::invalid_argument("wassrank: offsets must rise from 0 to the number of packed scores");
+}
+
+Rows rows_of(const Tensor& scores, const Tensor& labels, const std::optional<Tensor>& mask,
+             const std::optional<Tensor>& offsets, int64_t in_batch, int64_t levels, double temperature) {
+  const int64_t dim = offsets ? 1 : 2;
+  STD_TORCH_CHECK(scores.dim() == dim && labels.dim() == dim && labels.size(0) == scores.size(0),
+                  "wassrank: scores are [Q, N] and labels [Q, N] or [Q, K]; packed, both are [T]");
   check_contiguous(scores);
   check_contiguous(labels);
   Rows rows{};
   rows.scores = scores.data_ptr();
   rows.labels = labels.data_ptr();
-  rows.Q = scores.size(0);
-  rows.N = scores.size(1);
-  rows.K = labels.size(1);
+  rows.N = scores.size(dim - 1);
+  rows.K = labels.size(dim - 1);
   rows.dtype = dtype_of(scores);
   rows.label_bytes = static_cast<int>(labels.element_size());
   rows.label_signed = labels.scalar_type() != ScalarType::Byte;
   rows.in_batch = static_cast<int>(in_batch);
   rows.levels = static_cast<int>(levels);
   rows.temperature = temperature;
+  if (offsets) {
+    STD_TORCH_CHECK(offsets->numel() >= 1, "wassrank: offsets are [Q + 1]");
+    check_elements("offsets", *offsets, ScalarType::Long, offsets->numel());
+    rows.offsets = static_cast<const int64_t*>(offsets->data_ptr());
+    rows.Q = offsets->numel() - 1;
+    if (scores.is_cpu()) check_offsets(rows);
+  } else {
+    rows.Q = scores.size(0);
+  }
   check_sizes(rows);
   if (mask) {
     check_contiguous(*mask);
-    const bool per_row = mask->numel() == scores.numel() && mask->size(1) == scores.size(1);
-    STD_TORCH_CHECK(per_row || mask->numel() == scores.size(1),
+    const bool per_row = mask->numel() == scores.numel() && mask->size(mask->dim() - 1) == rows.N;
+    STD_TORCH_CHECK(per_row || (!offsets && mask->numel() == rows.N),
                     "wassrank: mask has neither the shape of scores nor of labels");
     rows.mask = static_cast<const bool*>(mask->data_ptr());
     rows.mask_stride = per_row ? rows.N : 0;
@@ -92,103 +115,211 @@ Rows rows_of(const Tensor& scores, const Tensor& labels, const std::optional<Ten
   return rows;
 }
 
-struct ForwardCall {
-  GradeWassersteinForward args{};
-  Tensor loss, state, scale;
-};
-
-ForwardCall forward_call(const Tensor& scores, const Tensor& labels, const std::optional<Tensor>& target,
-                         const std::optional<Tensor>& mask, const std::optional<Tensor>& weight, int64_t target_kind,
-                         int64_t reduction, int64_t in_batch, int64_t num_levels, double p, double temperature,
-                         double label_temperature) {
-  const ScalarType dtype = computing(scores);
-  const int64_t Q = scores.size(0);
-  const bool per_row = static_cast<Reduction>(reduction) == Reduction::none;
-  const Rows rows = rows_of(scores, labels, mask, in_batch, num_levels, temperature);
-  ForwardCall call{
-      .loss = per_row ? torch::stable::new_empty(scores, {Q}, dtype) : torch::stable::new_empty(scores, {}, dtype),
-      .state = torch::stable::new_empty(scores, {Q, num_levels + 1}, dtype),
-      .scale = torch::stable::new_empty(scores, {}, dtype),
-  };
-  call.args.rows = rows;
-  call.args.target_kind = static_cast<Target>(target_kind);
-  call.args.reduction = static_cast<Reduction>(reduction);
-  call.args.p = p;
-  call.args.label_temperature = label_temperature;
-  STD_TORCH_CHECK((call.args.target_kind == Target::given) == target.has_value(),
-                  "wassrank: target tensor and kind disagree");
-  if (target) {
-    check_contiguous(*target);
-    STD_TORCH_CHECK(
-        target->scalar_type() == dtype && (target->numel() == rows.Q * rows.N || target->numel() == rows.Q * rows.K),
-        "wassrank: target must have the computing dtype and the shape of scores or labels");
-    call.args.target = target->data_ptr();
-    call.args.target_width = target->size(1);
-  }
-  if (weight) {
-    check_contiguous(*weight);
-    STD_TORCH_CHECK(weight->scalar_type() == dtype && weight->numel() == Q,
-                    "wassrank: weight must be [Q] of the computing dtype");
-    call.args.weight = weight->data_ptr();
-  }
-  call.args.loss = call.loss.data_ptr();
-  call.args.state = call.state.data_ptr();
-  call.args.scale = call.scale.data_ptr();
-  return call;
+// A given target's pointer and width, which are null and 0 without one.
+std::pair<const void*, int64_t> target_of(const std::optional<Tensor>& target, const Tensor& scores,
+                                          const Tensor& labels) {
+  if (!target) return {nullptr, 0};
+  STD_TORCH_CHECK(target->dim() == scores.dim(), "wassrank: target has neither the shape of scores nor of labels");
+  const int64_t width = target->size(target->dim() - 1);
+  const bool dense = width == scores.size(scores.dim() - 1);
+  check_elements("target", *target, computing(scores), dense ? scores.numel() : labels.numel());
+  return {target->data_ptr(), width};
 }
 
-struct BackwardCall {
-  GradeWassersteinBackward args{};
-  Tensor grad_scores;
-};
+const int64_t* positives_of(const std::optional<Tensor>& positives, int64_t Q) {
+  if (!positives) return nullptr;
+  check_elements("positives", *positives, ScalarType::Long, Q);
+  return static_cast<const int64_t*>(positives->data_ptr());
+}
 
-BackwardCall backward_call(const Tensor& grad_loss, const Tensor& scores, const Tensor& labels,
-                           const std::optional<Tensor>& mask, const Tensor& state, const Tensor& scale,
-                           int64_t in_batch, double temperature) {
+// What one device does with the arguments; `scores` say which device.
+using RunForward = void (*)(LevelLossesForward&, const Tensor& scores);
+using RunBackward = void (*)(const LevelLossesBackward&, const Tensor& scores);
+
+template <RunForward run>
+Outputs level_losses(Tensor scores, Tensor labels, std::optional<Tensor> target, std::optional<Tensor> mask,
+                     std::optional<Tensor> weight, std::optional<Tensor> label_temperatures,
+                     std::optional<Tensor> positives, std::optional<Tensor> offsets, std::optional<Tensor> position,
+                     double wasserstein, double info_nce, double kl, int64_t target_kind, int64_t reduction,
+                     int64_t in_batch, int64_t num_levels, int64_t negative_grade, double p, double temperature,
+                     double label_temperature) {
   const ScalarType dtype = computing(scores);
-  check_contiguous(grad_loss);
-  check_contiguous(state);
-  STD_TORCH_CHECK(grad_loss.scalar_type() == dtype && state.scalar_type() == dtype && scale.scalar_type() == dtype,
-                  "wassrank: grad_loss, state and scale must have the computing dtype");
-  STD_TORCH_CHECK(state.dim() == 2 && state.size(0) == scores.size(0), "wassrank: state must be [Q, levels + 1]");
-  STD_TORCH_CHECK(grad_loss.dim() == 0 || grad_loss.numel() == scores.size(0), "wassrank: grad_loss must be [] or [Q]");
-  BackwardCall call{.grad_scores = torch::stable::empty_like(scores)};
-  call.args.rows = rows_of(scores, labels, mask, in_batch, state.size(1) - 1, temperature);
-  call.args.grad_loss = grad_loss.data_ptr();
-  call.args.grad_per_row = grad_loss.dim() != 0;
-  call.args.state = state.data_ptr();
-  call.args.scale = scale.data_ptr();
-  call.args.grad_scores = call.grad_scores.data_ptr();
-  return call;
+  LevelLossesForward args{};
+  args.rows = rows_of(scores, labels, mask, offsets, in_batch, num_levels, temperature);
+  const int64_t Q = args.rows.Q;
+  args.terms = {wasserstein, info_nce, kl};
+  args.target_kind = static_cast<Target>(target_kind);
+  args.reduction = static_cast<Reduction>(reduction);
+  args.negative_grade = static_cast<int>(negative_grade);
+  args.p = p;
+  args.label_temperature = label_temperature;
+  STD_TORCH_CHECK((args.target_kind == Target::given) == target.has_value(),
+                  "wassrank: target tensor and kind disagree");
+  std::tie(args.target, args.target_width) = target_of(target, scores, labels);
+  if (weight) {
+    check_elements("weight", *weight, dtype, Q);
+    args.weight = weight->data_ptr();
+  }
+  if (label_temperatures) {
+    check_elements("label_temperatures", *label_temperatures, dtype, Q);
+    args.label_temperatures = label_temperatures->data_ptr();
+  }
+  args.positives = positives_of(positives, Q);
+  if (position) {
+    STD_TORCH_CHECK(position->is_cpu(), "wassrank: position lies on the host");
+    check_elements("position", *position, ScalarType::Double, num_levels);
+    args.position = static_cast<const double*>(position->data_ptr());
+  }
+
+  const int width = StateLayout{args.rows.levels, args.terms.affine()}.width();
+  const Tensor loss = args.reduction == Reduction::none ? torch::stable::new_empty(scores, {Q}, dtype)
+                                                        : torch::stable::new_empty(scores, {}, dtype);
+  const Tensor state = torch::stable::new_empty(scores, {Q, width}, dtype);
+  const Tensor scale = torch::stable::new_empty(scores, {}, dtype);
+  args.loss = loss.data_ptr();
+  args.state = state.data_ptr();
+  args.scale = scale.data_ptr();
+  run(args, scores);
+  return {loss, state, scale};
+}
+
+template <RunBackward run>
+Tensor level_losses_backward(Tensor grad_loss, Tensor scores, Tensor labels, std::optional<Tensor> target,
+                             std::optional<Tensor> mask, std::optional<Tensor> positives, std::optional<Tensor> offsets,
+                             Tensor state, Tensor scale, int64_t in_batch, int64_t num_levels, double temperature) {
+  const ScalarType dtype = computing(scores);
+  LevelLossesBackward args{};
+  args.rows = rows_of(scores, labels, mask, offsets, in_batch, num_levels, temperature);
+  const int64_t Q = args.rows.Q;
+  args.grad_per_row = grad_loss.dim() != 0;
+  check_elements("grad_loss", grad_loss, dtype, args.grad_per_row ? Q : 1);
+  check_elements("scale", scale, dtype, 1);
+  STD_TORCH_CHECK(state.dim() == 2, "wassrank: state is [Q, numbers a row]");
+  args.affine = state.size(1) != num_levels + 1;
+  check_elements("state", state, dtype, Q * StateLayout{args.rows.levels, args.affine}.width());
+  std::tie(args.target, args.target_width) = target_of(target, scores, labels);
+  args.positives = positives_of(positives, Q);
+  args.grad_loss = grad_loss.data_ptr();
+  args.state = state.data_ptr();
+  args.scale = scale.data_ptr();
+  const Tensor grad_scores = torch::stable::empty_like(scores);
+  args.grad_scores = grad_scores.data_ptr();
+  run(args, scores);
+  return grad_scores;
 }
 
 void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
   torch::stable::parallel_for(0, n, grain, body);
 }
 
-Outputs grade_wasserstein_cpu(Tensor scores, Tensor labels, std::optional<Tensor> target, std::optional<Tensor> mask,
-                              std::optional<Tensor> weight, int64_t target_kind, int64_t reduction, int64_t in_batch,
-                              int64_t num_levels, double p, double temperature, double label_temperature) {
-  ForwardCall call = forward_call(scores, labels, target, mask, weight, target_kind, reduction, in_batch, num_levels, p,
-                                  temperature, label_temperature);
-  if (const auto stray = cpu::kernels().grade_wasserstein_forward(call.args, parallel_for)) {
-    throw std::invalid_argument("labels hold grade " + std::to_string(*stray) +
-                                ", but grades must lie in 0 ... num_levels-1 = " + std::to_string(num_levels - 1) +
-                                ": pass a larger num_levels, and mark padding with mask, not with a label");
+void forward_on_cpu(LevelLossesForward& args, const Tensor&) {
+  if (const auto stray = cpu::kernels().level_losses_forward(args, parallel_for)) {
+    throw std::invalid_argument(
+        "labels hold grade " + std::to_string(*stray) +
+        ", but grades must lie in 0 ... num_levels-1 = " + std::to_string(args.rows.levels - 1) +
+        ": pass a larger num_levels, and mark padding with mask, not with a label");
   }
-  return {call.loss, call.state, call.scale};
 }
 
-Tensor grade_wasserstein_backward_cpu(Tensor grad_loss, Tensor scores, Tensor labels, std::optional<Tensor> mask,
-                                      Tensor state, Tensor scale, int64_t in_batch, double temperature) {
-  BackwardCall call = backward_call(grad_loss, scores, labels, mask, state, scale, in_batch, temperature);
-  cpu::kernels().grade_wasserstein_backward(call.args, parallel_for);
-  return call.grad_scores;
+void backward_on_cpu(const LevelLossesBackward& args, const Tensor&) {
+  cpu::kernels().level_losses_backward(args, parallel_for);
+}
+
+Tensor grade_order_cpu(Tensor values, std::optional<Tensor> offsets) {
+  check_contiguous(values);
+  GradeOrder args{};
+  args.is_double = values.scalar_type() == ScalarType::Double;
+  STD_TORCH_CHECK(args.is_double || values.scalar_type() == ScalarType::Float, "wassrank: values are floats");
+  STD_TORCH_CHECK(values.dim() == (offsets ? 1 : 2), "wassrank: values are [Q, K]; packed [T]");
+  args.columns = values.size(values.dim() - 1);
+  STD_TORCH_CHECK(args.columns < int64_t{1} << 31, "wassrank: places are counted in 32 bits");
+  args.rows = offsets ? offsets->numel() - 1 : values.size(0);
+  if (offsets) {
+    check_elements("offsets", *offsets, ScalarType::Long, args.rows + 1);
+    args.offsets = static_cast<const int64_t*>(offsets->data_ptr());
+    check_offsets({.offsets = args.offsets, .Q = args.rows, .N = args.columns});
+  }
+  args.values = values.data_ptr();
+  const Tensor order = torch::stable::new_empty(values, values.sizes(), ScalarType::Int);
+  args.order = static_cast<int32_t*>(order.data_ptr());
+  cpu::kernels().grade_order(args, parallel_for);
+  return order;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> sorted_wasserstein_cpu(
+    Tensor scores, Tensor labels, Tensor order, std::optional<Tensor> target, std::optional<Tensor> mask,
+    std::optional<Tensor> weight, std::optional<Tensor> label_temperatures, std::optional<Tensor> offsets,
+    std::optional<Tensor> position, int64_t target_kind, int64_t reduction, int64_t in_batch, double others_label,
+    double p, double temperature, double label_temperature) {
+  const ScalarType dtype = computing(scores);
+  SortedForward args{};
+  args.rows = rows_of(scores, labels, mask, offsets, in_batch, 1, temperature);
+  const int64_t Q = args.rows.Q, passages = labels.numel();
+  check_elements("labels", labels, dtype, passages);
+  check_elements("order", order, ScalarType::Int, passages);
+  args.order = static_cast<const int32_t*>(order.data_ptr());
+  if (position) {
+    check_elements("position", *position, dtype, passages);
+    args.position = position->data_ptr();
+  }
+  args.others_label = others_label;
+  args.target_kind = static_cast<Target>(target_kind);
+  STD_TORCH_CHECK((args.target_kind == Target::given) == target.has_value(),
+                  "wassrank: target tensor and kind disagree");
+  std::tie(args.target, args.target_width) = target_of(target, scores, labels);
+  if (weight) {
+    check_elements("weight", *weight, dtype, Q);
+    args.weight = weight->data_ptr();
+  }
+  if (label_temperatures) {
+    check_elements("label_temperatures", *label_temperatures, dtype, Q);
+    args.label_temperatures = label_temperatures->data_ptr();
+  }
+  args.reduction = static_cast<Reduction>(reduction);
+  args.p = p;
+  args.label_temperature = label_temperature;
+  const Tensor loss = args.reduction == Reduction::none ? torch::stable::new_empty(scores, {Q}, dtype)
+                                                        : torch::stable::new_empty(scores, {}, dtype);
+  const Tensor coefficient = torch::stable::empty_like(labels);
+  const Tensor state = torch::stable::new_empty(scores, {Q, 2}, dtype);
+  const Tensor scale = torch::stable::new_empty(scores, {}, dtype);
+  args.loss = loss.data_ptr();
+  args.coefficient = coefficient.data_ptr();
+  args.state = state.data_ptr();
+  args.scale = scale.data_ptr();
+  if (const auto stray = cpu::kernels().sorted_wasserstein_forward(args, parallel_for)) {
+    throw std::invalid_argument("labels hold " + std::to_string(*stray) +
+                                ": a passage with no place on the line; mark padding with mask, not with a label");
+  }
+  return {loss, coefficient, state, scale};
+}
+
+Tensor sorted_wasserstein_backward_cpu(Tensor grad_loss, Tensor scores, Tensor coefficient, std::optional<Tensor> mask,
+                                       std::optional<Tensor> offsets, Tensor state, Tensor scale, double temperature) {
+  const ScalarType dtype = computing(scores);
+  SortedBackward args{};
+  args.rows = rows_of(scores, coefficient, mask, offsets, 0, 1, temperature);
+  args.grad_per_row = grad_loss.dim() != 0;
+  check_elements("coefficient", coefficient, dtype, coefficient.numel());
+  check_elements("grad_loss", grad_loss, dtype, args.grad_per_row ? args.rows.Q : 1);
+  check_elements("scale", scale, dtype, 1);
+  check_elements("state", state, dtype, 2 * args.rows.Q);
+  args.coefficient = coefficient.data_ptr();
+  args.grad_loss = grad_loss.data_ptr();
+  args.state = state.data_ptr();
+  args.scale = scale.data_ptr();
+  const Tensor grad_scores = torch::stable::empty_like(scores);
+  args.grad_scores = grad_scores.data_ptr();
+  cpu::kernels().sorted_wasserstein_backward(args, parallel_for);
+  return grad_scores;
 }
 
 STABLE_TORCH_LIBRARY_IMPL(wassrank, CPU, library) {
-  library.impl("grade_wasserstein", TORCH_BOX(&grade_wasserstein_cpu));
-  library.impl("grade_wasserstein_backward", TORCH_BOX(&grade_wasserstein_backward_cpu));
+  library.impl("grade_order", TORCH_BOX(&grade_order_cpu));
+  library.impl("sorted_wasserstein", TORCH_BOX(&sorted_wasserstein_cpu));
+  library.impl("sorted_wasserstein_backward", TORCH_BOX(&sorted_wasserstein_backward_cpu));
+  library.impl("level_losses", TORCH_BOX(&level_losses<&forward_on_cpu>));
+  library.impl("level_losses_backward", TORCH_BOX(&level_losses_backward<&backward_on_cpu>));
 }
 
 cuda::TuningTable tunings;
@@ -211,29 +342,21 @@ void check_launch(const char* error) {
   if (error) throw std::runtime_error(std::string("wassrank: CUDA kernel launch failed: ") + error);
 }
 
-Outputs grade_wasserstein_cuda(Tensor scores, Tensor labels, std::optional<Tensor> target, std::optional<Tensor> mask,
-                               std::optional<Tensor> weight, int64_t target_kind, int64_t reduction, int64_t in_batch,
-                               int64_t num_levels, double p, double temperature, double label_temperature) {
+void forward_on_cuda(LevelLossesForward& args, const Tensor& scores) {
   const torch::stable::accelerator::DeviceGuard guard(scores.get_device_index());
-  ForwardCall call = forward_call(scores, labels, target, mask, weight, target_kind, reduction, in_batch, num_levels, p,
-                                  temperature, label_temperature);
-  const Tensor workspace = torch::stable::new_empty(scores, {2 * scores.size(0)}, computing(scores));
-  call.args.workspace = workspace.data_ptr();
-  check_launch(cuda::grade_wasserstein_forward(call.args, tuning_for(scores), current_stream(scores)));
-  return {call.loss, call.state, call.scale};
+  const Tensor workspace = torch::stable::new_empty(scores, {2 * args.rows.Q}, computing(scores));
+  args.workspace = workspace.data_ptr();
+  check_launch(cuda::level_losses_forward(args, tuning_for(scores), current_stream(scores)));
 }
 
-Tensor grade_wasserstein_backward_cuda(Tensor grad_loss, Tensor scores, Tensor labels, std::optional<Tensor> mask,
-                                       Tensor state, Tensor scale, int64_t in_batch, double temperature) {
+void backward_on_cuda(const LevelLossesBackward& args, const Tensor& scores) {
   const torch::stable::accelerator::DeviceGuard guard(scores.get_device_index());
-  BackwardCall call = backward_call(grad_loss, scores, labels, mask, state, scale, in_batch, temperature);
-  check_launch(cuda::grade_wasserstein_backward(call.args, tuning_for(scores), current_stream(scores)));
-  return call.grad_scores;
+  check_launch(cuda::level_losses_backward(args, tuning_for(scores), current_stream(scores)));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(wassrank, CUDA, library) {
-  library.impl("grade_wasserstein", TORCH_BOX(&grade_wasserstein_cuda));
-  library.impl("grade_wasserstein_backward", TORCH_BOX(&grade_wasserstein_backward_cuda));
+  library.impl("level_losses", TORCH_BOX(&level_losses<&forward_on_cuda>));
+  library.impl("level_losses_backward", TORCH_BOX(&level_losses_backward<&backward_on_cuda>));
 }
 
 #endif  // WASSRANK_WITH_CUDA
@@ -255,7 +378,7 @@ int cuda_driver_version() {
 #endif
 }
 
-Dtype dtype_named(const std::string& name) {
+[[maybe_unused]] Dtype dtype_named(const std::string& name) {
   if (name == "float64") return Dtype::float64;
   if (name == "float32") return Dtype::float32;
   if (name == "float16") return Dtype::float16;
@@ -263,8 +386,8 @@ Dtype dtype_named(const std::string& name) {
   throw std::invalid_argument("dtype must be float64, float32, float16 or bfloat16, got \"" + name + "\"");
 }
 
-pybind11::list grade_wasserstein_launches(const std::string& dtype, int64_t Q, int64_t N, int64_t K, int in_batch,
-                                          int num_levels, bool reduced, int capability) {
+pybind11::list level_losses_launches(const std::string& dtype, int64_t Q, int64_t N, int64_t K, int in_batch,
+                                     int num_levels, bool reduced, int capability, bool affine) {
 #if WASSRANK_WITH_CUDA
   Rows rows{};
   rows.dtype = dtype_named(dtype);
@@ -276,7 +399,7 @@ pybind11::list grade_wasserstein_launches(const std::string& dtype, int64_t Q, i
   check_sizes(rows);
   pybind11::list launches;
   for (const auto& [kernel, shape] :
-       cuda::grade_wasserstein_launches(rows, reduced ? Reduction::sum : Reduction::none, tunings.at(capability))) {
+       cuda::level_losses_launches(rows, affine, reduced ? Reduction::sum : Reduction::none, tunings.at(capability))) {
     const auto tuple = [](const cuda::Extent& of) { return pybind11::make_tuple(of.x, of.y, of.z); };
     pybind11::dict launch;
     launch["kernel"] = kernel;
@@ -317,10 +440,10 @@ PYBIND11_MODULE(_C, module) {
       "without), CPU instruction sets compiled and the one in use.");
   module.def("cuda_driver_version", &cuda_driver_version,
              "The newest CUDA the driver here serves, 13000 for 13.0; 0 without a driver, or built without CUDA.");
-  module.def("grade_wasserstein_launches", &grade_wasserstein_launches, arg("dtype"), arg("Q"), arg("N"), arg("K"),
-             arg("in_batch"), arg("num_levels"), arg("reduced"), arg("capability") = 0,
+  module.def("level_losses_launches", &level_losses_launches, arg("dtype"), arg("Q"), arg("N"), arg("K"),
+             arg("in_batch"), arg("num_levels"), arg("reduced"), arg("capability") = 0, arg("affine") = false,
              "What the CUDA kernels would be launched with, forward, reduction and backward, with the tuning of "
-             "`capability`. Needs no GPU.");
+             "`capability`; affine: with InfoNCE or KL. Needs no GPU.");
   module.def(
       "tuning", [](int capability) { return cuda::values_of(tunings.at(capability)); }, arg("capability"),
       "How the CUDA kernels divide rows among threads on GPUs of `capability`, 90 for sm_90; 0: the defaults.");

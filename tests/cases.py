@@ -1,4 +1,4 @@
-"""The conformance table: small inputs that between them meet every argument, shape and edge of the row losses.
+"""The conformance table: small inputs that between them meet every loss, argument, shape and edge of the row losses.
 
 Every backend must give what the float64 reference gives on each of them; see test_conformance.py.
 """
@@ -6,7 +6,7 @@ Every backend must give what the float64 reference gives on each of them; see te
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,43 +16,64 @@ from torch import Tensor
 @dataclass(frozen=True)
 class Case:
     name: str
+    loss: str = "grade_wasserstein"  # of wassrank's functions
     Q: int = 6
     K: int = 5
+    packed: tuple[int, ...] = ()  # lengths of packed lists; then Q, K and dense mean nothing
     dense: bool = False  # labels [Q, N] instead of [Q, K] with N = Q·K
     label_dtype: torch.dtype = torch.int64
     num_grades: int = 4
     spread: float = 3.0  # standard deviation of the scores
     mask: str | None = None  # "scores": [Q, N]; "labels": the shape of labels
     weight: bool = False
+    label_temperatures: bool = False  # one a query
+    positives: bool = False  # an index of the positive, in some rows none
     target: str = "softmax"  # "given" (a tensor [Q, N]), "given_nan", "given_own" (the shape of labels)
     edit: Callable[[Tensor, Tensor], None] | None = None  # edit(scores, labels), in place
     options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def queries(self) -> int:
+        return len(self.packed) if self.packed else self.Q
+
     def make(self, dtype: torch.dtype, device: str = "cpu") -> tuple[Tensor, Tensor, dict[str, Any]]:
         """(scores, labels, keyword arguments); the same numbers for every dtype, up to its rounding."""
         generator = torch.Generator().manual_seed(sum(map(ord, self.name)))
-        K = self.Q * self.K if self.dense else self.K
-        scores = self.spread * torch.randn(self.Q, self.Q * self.K, generator=generator, dtype=torch.float64)
-        labels = torch.randint(0, self.num_grades, (self.Q, K), generator=generator).to(self.label_dtype)
+        shape, labels_shape = (self.Q, self.Q * self.K), (self.Q, self.Q * self.K if self.dense else self.K)
+        if self.packed:
+            shape = labels_shape = (sum(self.packed),)  # type: ignore[assignment]
+        scores = self.spread * torch.randn(shape, generator=generator, dtype=torch.float64)
+        labels = torch.randint(0, self.num_grades, labels_shape, generator=generator).to(self.label_dtype)
         if self.edit is not None:
             self.edit(scores, labels)
         options = dict(self.options)
         if self.mask is not None:
-            shape = scores.shape if self.mask == "scores" else labels.shape
-            options["mask"] = torch.rand(shape, generator=generator) > 0.3
+            mask_shape = scores.shape if self.mask == "scores" else labels.shape
+            options["mask"] = torch.rand(mask_shape, generator=generator) > 0.3
         if self.weight:
-            options["weight"] = torch.rand(self.Q, generator=generator, dtype=torch.float64)
+            options["weight"] = torch.rand(self.queries, generator=generator, dtype=torch.float64)
         if self.target.startswith("given"):
-            shape = labels.shape if self.target == "given_own" else scores.shape
-            options["target"] = torch.rand(shape, generator=generator, dtype=torch.float64)
+            target_shape = labels.shape if self.target == "given_own" else scores.shape
+            options["target"] = torch.rand(target_shape, generator=generator, dtype=torch.float64)
             if self.target == "given_nan":
                 options["target"][0, 0] = torch.nan
-        else:
+        elif self.loss != "info_nce":
             options["target"] = self.target
+        if self.label_temperatures:
+            options["label_temperature"] = 0.3 + torch.rand(self.queries, generator=generator, dtype=torch.float64)
+        if self.positives:
+            longest = max(self.packed, default=0) if self.packed else labels.shape[1]
+            options["positives"] = torch.randint(-1, max(1, longest), (self.queries,), generator=generator)
+        if self.packed:
+            options["offsets"] = torch.tensor([0, *self.packed]).cumsum(0)
         # Every dtype is given what the half types can hold, so that all are compared on the same problem.
         scores = scores.to(dtype).to(device)
         options = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in options.items()}
         return scores, labels.to(device), options
+
+    def rows(self, values: Tensor) -> list[Tensor]:
+        """What is as scores are, list by list."""
+        return list(values.split(list(self.packed))) if self.packed else list(values)
 
 
 def _no_relevant_passage(scores: Tensor, labels: Tensor) -> None:
@@ -97,6 +118,66 @@ def _scores_are_labels(scores: Tensor, labels: Tensor) -> None:
 def _stray_labels_on_impossible_passages(scores: Tensor, labels: Tensor) -> None:
     scores[:, 2] = -torch.inf
     labels[:, 2] = 100
+
+
+LOSSES = ("grade_wasserstein", "info_nce", "listwise_kl", "combined_loss")
+_ALL_TERMS = {"combined_loss": {"wasserstein": 1.0, "info_nce": 0.5, "kl": 0.25}}
+
+
+def _of_every_loss() -> list[Case]:
+    """What each of the losses beside grade_wasserstein, whose cases stand in the table itself, must meet."""
+    return [
+        replace(case, name=f"{loss}_{case.name}", loss=loss, options=case.options | _ALL_TERMS.get(loss, {}))
+        for loss in LOSSES[1:]
+        for case in (
+            Case("in_batch"),
+            Case("excluded", options={"in_batch": None}),
+            Case("column_mask", mask="labels", weight=True),
+            Case("row_mask", mask="scores", label_dtype=torch.int32, options={"reduction": "sum"}),
+            Case("dense", dense=True, label_dtype=torch.int8, mask="scores", options={"reduction": "none"}),
+            Case("dense_many_levels", dense=True, Q=3, K=70, num_grades=20, options={"num_levels": 20}),
+            Case("one_by_one", Q=1, K=1),
+            Case("no_query", Q=0, K=3),
+            Case("no_passage", Q=3, K=0),
+            Case("wide", Q=2, K=2700, mask="labels"),
+            Case("wide_dense", Q=2, K=2300, dense=True, label_dtype=torch.uint8),
+            Case("impossible_passages", edit=_impossible_passages),
+            Case("not_a_number", edit=_not_a_number, options={"reduction": "none"}),
+            Case("one_hot", edit=_one_hot, options={"temperature": 1e-3}),
+            Case("same_scores", edit=_same_scores, dense=True),
+            Case("hot", options={"temperature": 1e3}),
+            Case("cold", options={"temperature": 1e-3}),
+            Case("stray_labels_on_impossible_passages", edit=_stray_labels_on_impossible_passages, dense=True),
+        )
+    ]
+
+
+def _packed() -> list[Case]:
+    """Packed lists: short, empty, and long enough to be cut up."""
+    short, long = (5, 0, 1, 9, 3), (700, 1, 0, 5000, 33)
+    return [
+        case
+        for loss in LOSSES
+        for case in (
+            Case(f"packed_{loss}", loss, packed=short, options=_ALL_TERMS.get(loss, {})),
+            Case(
+                f"packed_{loss}_masked",
+                loss,
+                packed=short,
+                mask="labels",
+                weight=True,
+                options=_ALL_TERMS.get(loss, {}),
+            ),
+            Case(f"packed_{loss}_long", loss, packed=long, label_dtype=torch.uint8, options=_ALL_TERMS.get(loss, {})),
+        )
+    ] + [
+        Case("packed_p2_given", packed=short, target="given", options={"p": 2.0, "reduction": "none"}),
+        Case("packed_kl_given", "listwise_kl", packed=short, target="given", label_dtype=torch.int16),
+        Case("packed_label_temperatures", packed=short, label_temperatures=True, options={"reduction": "sum"}),
+        Case("packed_positives", "info_nce", packed=short, positives=True, options={"negative_grade": 1}),
+        Case("packed_nothing", packed=(0, 0)),
+        Case("packed_one", packed=(7,)),
+    ]
 
 
 CASES = [
@@ -148,4 +229,37 @@ CASES = [
     Case("hot", options={"temperature": 1e3, "label_temperature": 1e3}),
     Case("cold", options={"temperature": 1e-3, "label_temperature": 1e-3, "p": 2.0}),
     Case("stray_labels_on_impossible_passages", edit=_stray_labels_on_impossible_passages, dense=True),
+    Case("position", options={"position": [0.0, 0.5, 3.0, 4.0], "num_levels": 4, "p": 2.0}),
+    Case("position_falling", dense=True, options={"position": [5.0, 2.0, 2.0, -1.0], "num_levels": 4}),
+    Case("position_p1.5", mask="labels", options={"position": [0.0, 1.0, 3.0, 7.0], "num_levels": 4, "p": 1.5}),
+    Case("label_temperatures", label_temperatures=True, options={"p": 2.0}),
+    Case("label_temperatures_dense", label_temperatures=True, dense=True, mask="scores"),
+    *_of_every_loss(),
+    Case("info_nce_positives", "info_nce", positives=True, weight=True),
+    Case("info_nce_positives_masked", "info_nce", positives=True, mask="labels", options={"reduction": "none"}),
+    Case("info_nce_positives_up_to_0", "info_nce", positives=True, options={"negative_grade": 0, "temperature": 0.5}),
+    Case("info_nce_positives_dense", "info_nce", positives=True, dense=True, edit=_impossible_passages),
+    Case("info_nce_up_to_1", "info_nce", options={"negative_grade": 1}),
+    Case("info_nce_no_own_negatives", "info_nce", mask="scores", options={"negative_grade": -1}),
+    Case("info_nce_up_to_1_excluded", "info_nce", options={"negative_grade": 1, "in_batch": None}),
+    Case("info_nce_others_of_grade_2", "info_nce", options={"in_batch": 2, "negative_grade": 2}),
+    Case("info_nce_best_is_others_grade", "info_nce", edit=_no_relevant_passage, options={"negative_grade": 0}),
+    Case("kl_linear", "listwise_kl", target="linear", edit=_no_relevant_passage),
+    Case("kl_exp2_dense", "listwise_kl", target="exp2", dense=True, mask="labels", weight=True),
+    Case("kl_given", "listwise_kl", target="given", mask="labels", options={"temperature": 0.5}),
+    Case("kl_given_dense", "listwise_kl", target="given", dense=True, edit=_impossible_passages, weight=True),
+    Case("kl_given_own", "listwise_kl", target="given_own", options={"in_batch": None, "reduction": "sum"}),
+    Case("kl_given_own_in_batch", "listwise_kl", target="given_own", options={"reduction": "none"}),
+    Case("kl_given_not_a_number", "listwise_kl", target="given_nan", options={"reduction": "none"}),
+    Case("kl_label_temperatures", "listwise_kl", label_temperatures=True),
+    Case("kl_p_equals_t", "listwise_kl", edit=_scores_are_labels, dense=True),
+    Case("combined_all", "combined_loss", options={"wasserstein": 0.5, "info_nce": 0.3, "kl": 2.0, "p": 2.0}),
+    Case("combined_kl", "combined_loss", dense=True, options={"kl": 0.5, "temperature": 0.2}),
+    Case(
+        "combined_without_gains", "combined_loss", target="linear", edit=_no_relevant_passage, options={"info_nce": 1.0}
+    ),
+    Case("combined_given", "combined_loss", target="given", positives=True, options={"info_nce": 0.2, "kl": 0.7}),
+    Case("combined_excluded", "combined_loss", mask="labels", options={"info_nce": 0.5, "kl": 1.0, "in_batch": None}),
+    Case("combined_position", "combined_loss", options={"kl": 1.0, "position": [0.0, 1.0, 3.0, 7.0], "num_levels": 4}),
+    *_packed(),
 ]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from wassrank import _C, backends, grade_wasserstein, resolve_backend
+from wassrank import _C, backends, combined_loss, grade_wasserstein, info_nce, resolve_backend
 
 SCORES = torch.zeros(3, 12)
 LABELS = torch.zeros(3, 4, dtype=torch.int64)
@@ -22,8 +22,8 @@ WRONG: list[tuple[str, type[Exception], str, dict[str, Any]]] = [
     ("scores_no_tensor", TypeError, "scores must be a tensor, got list", {"scores": [[0.0]]}),
     ("integer_scores", TypeError, r"got torch.int64.*scores.float\(\)", {"scores": SCORES.long()}),
     ("scores_1d", ValueError, r"scores must be \[Q, N\].*\(12,\)", {"scores": SCORES[0]}),
-    ("float_labels", TypeError, "integer grades.*got torch.float32", {"labels": LABELS.float()}),
-    ("bool_labels", TypeError, "integer grades.*got torch.bool", {"labels": LABELS.bool()}),
+    ("bool_labels", TypeError, "integer grades.*or floats.*got torch.bool", {"labels": LABELS.bool()}),
+    ("label_not_a_number", ValueError, "labels hold nan.*mask", {"labels": LABELS * float("nan"), "backend": "auto"}),
     ("labels_of_other_queries", ValueError, r"one row a query.*\(2, 4\)", {"labels": LABELS[:2]}),
     ("labels_1d", ValueError, r"one row a query.*\(4,\)", {"labels": LABELS[0]}),
     ("not_a_multiple", ValueError, r"labels \[3, 5\] do not fit scores.*Q\*K=15", {"labels": LABELS[:, [0] * 5]}),
@@ -46,8 +46,23 @@ WRONG: list[tuple[str, type[Exception], str, dict[str, Any]]] = [
     ("target_name", ValueError, "target must be one of.*'gains'", {"target": "gains"}),
     ("target_dtype", TypeError, "target must be.*int64", {"target": LABELS}),
     ("target_shape", ValueError, r"target must have the shape.*got \(3, 5\)", {"target": torch.ones(3, 5)}),
-    ("target_gradient", ValueError, "target requires a gradient.*detach", {"target": LEARNED, "backend": "native"}),
-    ("weight_gradient", ValueError, "weight requires a gradient", {"weight": LEARNED[:, 0], "backend": "native"}),
+    ("target_gradient", ValueError, "target asks for a gradient.*detach", {"target": LEARNED, "backend": "native"}),
+    ("weight_gradient", ValueError, "weight asks for a gradient", {"weight": LEARNED[:, 0], "backend": "native"}),
+    ("label_temperatures", ValueError, r"label_temperature must be \[3\].*\(4,\)",
+     {"label_temperature": torch.ones(4)}),
+    ("position_short", ValueError, "num_levels=8 grades, got 3.*num_levels=3", {"position": [0.0, 1.0, 3.0]}),
+    ("position_turns", ValueError, "rise or fall", {"position": [0.0, 2.0, 1.0], "num_levels": 3}),
+    ("position_nan", ValueError, "must be finite", {"position": [0.0, float("nan")], "num_levels": 2}),
+    ("position_shape", ValueError, r"shape of labels \(3, 4\), got \(3,\)",
+     {"labels": LABELS.float(), "position": torch.zeros(3), "backend": "auto"}),
+    ("position_and_others", ValueError, "says nothing of other queries' passages.*in_batch=None",
+     {"labels": LABELS.float(), "position": LABELS.float(), "backend": "auto"}),
+    ("in_batch_inf", ValueError, "in_batch must be a finite label",
+     {"labels": LABELS.float(), "in_batch": float("inf"), "backend": "auto"}),
+    ("in_batch_between", ValueError, "in_batch must be a grade.*got 1.5", {"in_batch": 1.5}),
+    ("target_negative", ValueError, "negative or NaN mass", {"target": LABELS - 1.0, "validate": True}),
+    ("target_sum", ValueError, "row 0 sums to 4, not to 1", {"target": torch.ones(3, 4), "validate": True}),
+    ("validated_grade", ValueError, r"grades 8 \.\.\. 8", {"labels": LABELS + 8, "validate": True}),
     ("reduction", ValueError, "reduction must be one of.*'average'", {"reduction": "average"}),
     ("backend", ValueError, "backend must be 'auto' or one of.*'cuda'", {"backend": "cuda"}),
     ("devices", ValueError, "labels are on meta and scores on cpu", {"labels": LABELS.to("meta")}),
@@ -60,6 +75,48 @@ def test_wrong_call_is_refused(error: type[Exception], says: str, arguments: dic
     call: dict[str, Any] = {"scores": SCORES, "labels": LABELS, "backend": backend} | arguments
     with pytest.raises(error, match=says):
         grade_wasserstein(**call)
+
+
+PACKED, PACKED_LABELS = torch.zeros(7), torch.zeros(7, dtype=torch.int64)
+WRONG_LISTS: list[tuple[str, type[Exception], str, dict[str, Any]]] = [
+    ("begin", ValueError, "offsets must start at 0.*got 1", {"offsets": torch.tensor([1, 7])}),
+    ("end", ValueError, "offsets must end at 7.*got 6", {"offsets": torch.tensor([0, 3, 6])}),
+    ("falls", ValueError, "must not decrease: list 1 would run from 5 to 3", {"offsets": torch.tensor([0, 5, 3, 7])}),
+    ("floats", TypeError, "offsets must be integers.*float32", {"offsets": torch.tensor([0.0, 7.0])}),
+    ("nothing", TypeError, r"offsets must be integers.*\(0,\)", {"offsets": torch.tensor([], dtype=torch.long)}),
+    ("list", TypeError, "offsets must be integers.*got list", {"offsets": [0, 7]}),
+    ("scores", ValueError, r"scores are packed, \[T\].*\(1, 7\)", {"scores": PACKED[None]}),
+    ("labels", ValueError, r"packed labels must be \[7\].*\(6,\)", {"labels": PACKED_LABELS[:6]}),
+    ("mask", ValueError, r"mask must have the shape.*\(6,\)", {"mask": PACKED_LABELS[:6].bool()}),
+    ("weight", ValueError, r"weight must be \[2\].*\(7,\)", {"weight": PACKED}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", ["native", "torch"])
+@pytest.mark.parametrize(("error", "says", "arguments"), [w[1:] for w in WRONG_LISTS], ids=[w[0] for w in WRONG_LISTS])
+def test_wrong_lists_are_refused(error: type[Exception], says: str, arguments: dict[str, Any], backend: str) -> None:
+    call: dict[str, Any] = {"scores": PACKED, "labels": PACKED_LABELS, "offsets": torch.tensor([0, 3, 7])} | arguments
+    with pytest.raises(error, match=says):
+        grade_wasserstein(**call, backend=backend)
+
+
+WRONG_LOSSES: list[tuple[Any, type[Exception], str, dict[str, Any]]] = [
+    (info_nce, TypeError, "positives must be an integer tensor.*float32", {"positives": torch.zeros(3)}),
+    (info_nce, ValueError, r"positives must be \[3\].*\(3, 4\)", {"positives": LABELS}),
+    (info_nce, ValueError, "symmetric=True ranks queries", {"labels": LABELS.repeat(1, 3), "symmetric": True}),
+    (info_nce, ValueError, "symmetric=True ranks queries.*in_batch=None", {"symmetric": True, "in_batch": None}),
+    (info_nce, ValueError, "symmetric=True has no loss a query", {"symmetric": True, "reduction": "none"}),
+    (combined_loss, ValueError, "kl must be a finite number >= 0.*got -1", {"kl": -1.0}),
+    (combined_loss, ValueError, "one of.*must be more than 0", {"wasserstein": 0.0}),
+]
+
+
+@pytest.mark.parametrize(("loss", "error", "says", "arguments"), WRONG_LOSSES)
+def test_wrong_call_of_another_loss_is_refused(
+    loss: Any, error: type[Exception], says: str, arguments: dict[str, Any]
+) -> None:
+    with pytest.raises(error, match=says):
+        loss(**{"scores": SCORES, "labels": LABELS} | arguments)
 
 
 def test_a_stray_grade_is_refused_wherever_it_stands() -> None:

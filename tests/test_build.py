@@ -141,19 +141,20 @@ def test_cuda_kernels_are_built_for_ampere_hopper_and_blackwell() -> None:
     in_batch=st.sampled_from([-1, 0]),
     num_levels=st.integers(1, 32),
     reduced=st.booleans(),
+    affine=st.booleans(),
 )
-@example("float32", 2**31 + 5, 100, False, 0, 8, True)  # four rows a block
-@example("float32", 2**31, 4096, False, 0, 8, True)  # one: refused
-@example("float64", 3, 2**30 - 1, False, 0, 32, True)
-@example("bfloat16", 2**15, 2**30 - 1, True, 0, 8, False)
+@example("float32", 2**31 + 5, 100, False, 0, 8, True, False)  # four rows a block
+@example("float32", 2**31, 4096, False, 0, 8, True, False)  # one: refused
+@example("float64", 3, 2**30 - 1, False, 0, 32, True, True)
+@example("bfloat16", 2**15, 2**30 - 1, True, 0, 8, False, False)
 def test_launches_stay_within_cudas_limits_and_cover_all_rows(
-    dtype: str, Q: int, width: int, in_a_batch: bool, in_batch: int, num_levels: int, reduced: bool
+    dtype: str, Q: int, width: int, in_a_batch: bool, in_batch: int, num_levels: int, reduced: bool, affine: bool
 ) -> None:
     """Or are refused: where rows have 2^30 columns, or are so many that no grid holds them."""
     K = width // max(Q, 1) if in_a_batch else width
     N = Q * K if in_a_batch else width
     try:
-        launches = _C.grade_wasserstein_launches(dtype, Q, N, K, in_batch, num_levels, reduced)
+        launches = _C.level_losses_launches(dtype, Q, N, K, in_batch, num_levels, reduced, affine=affine)
     except ValueError as error:
         refused = str(error)
     else:
@@ -173,6 +174,8 @@ def test_launches_stay_within_cudas_limits_and_cover_all_rows(
         assert width % 32 == 0
         assert 1 <= width * height <= 1024
         assert launch["shared_bytes"] <= 48 << 10
+        if launch["kernel"] == "forward_kernel":
+            assert width * height <= (256 if affine else 512)  # its launch bounds
         if launch["kernel"] != "reduce_kernel":
             assert (x - 1) * height < Q <= x * height
 
@@ -188,11 +191,15 @@ def test_a_tuning_changes_the_launches_of_its_capability_alone() -> None:
         _C.set_tuning(TUNED, {"max_team": 128, "backward_threads": 64})
         assert _C.tuning(TUNED) == defaults | {"max_team": 128, "backward_threads": 64}
         assert _C.tuning(90) == _C.tuning(0) == defaults
-        blocks = [
-            [launch["block"][0] for launch in _C.grade_wasserstein_launches(*arguments, capability=capability)]
-            for capability in (0, 90, TUNED)
-        ]
-        assert blocks == [[512, 512, 256], [512, 512, 256], [128, 512, 64]]
+        for affine, default in (False, [512, 512, 256]), (True, [128, 512, 256]):
+            blocks = [
+                [
+                    launch["block"][0]
+                    for launch in _C.level_losses_launches(*arguments, capability=capability, affine=affine)
+                ]
+                for capability in (0, 90, TUNED)
+            ]
+            assert blocks == [default, default, [128, 512, 64]]
     finally:
         _C.set_tuning(TUNED, {})
     assert _C.tuning(TUNED) == defaults

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_operators import backward_arguments
 
 import wassrank
 from wassrank import _C
+from wassrank.arguments import Arguments
 
 TESTS = Path(__file__).parent
 
@@ -53,25 +55,44 @@ def test_unknown_instruction_set_is_refused() -> None:
     assert "ValueError: WASSRANK_CPU_ISA=mmx: this machine offers baseline" in run.stderr
 
 
-@pytest.mark.parametrize("dense", [False, True])
-def test_bits_do_not_depend_on_the_number_of_threads(dense: bool) -> None:
-    """Two rows of 100,000: more threads than rows, each row cut into chunks."""
+def offsets_of(lengths: list[int]) -> torch.Tensor:
+    return torch.tensor([0, *lengths]).cumsum(0)
+
+
+@pytest.mark.parametrize("losses", [{}, {"info_nce": 0.5, "kl": 0.25}], ids=["plain", "affine"])
+@pytest.mark.parametrize("layout", ["in_batch", "dense", "packed"])
+def test_bits_do_not_depend_on_the_number_of_threads(layout: str, losses: dict[str, float]) -> None:
+    """Two rows of 100,000: more threads than rows, each row cut into chunks. Packed, among short and empty ones."""
     generator = torch.Generator().manual_seed(0)
-    scores = torch.randn(2, 100_000, generator=generator, requires_grad=True)
-    labels = torch.randint(0, 4, (2, 100_000 if dense else 50_000), generator=generator)
+    lengths = [3] * 500 + [100_000, 0, 1] + [700] * 20 + [40_000] + [0] * 5
+    offsets = offsets_of(lengths) if layout == "packed" else None
+    shape = (2, 100_000) if offsets is None else (sum(lengths),)
+    scores = torch.randn(shape, generator=generator, requires_grad=True)
+    labels = torch.randint(0, 4, (2, 50_000) if layout == "in_batch" else shape, generator=generator)
     results = []
     threads = torch.get_num_threads()
     try:
         for n in (1, 2, 3):
             torch.set_num_threads(n)
-            loss = wassrank.grade_wasserstein(scores, labels, p=2)
+            loss = wassrank.combined_loss(scores, labels, p=2, offsets=offsets, **losses)  # type: ignore[arg-type]
             results.append((loss.detach(), *torch.autograd.grad(loss, scores)))
     finally:
         torch.set_num_threads(threads)
     for loss, gradient in results[1:]:
         assert torch.equal(loss, results[0][0])
         assert torch.equal(gradient, results[0][1])
-    reference = wassrank.grade_wasserstein(scores.double(), labels, p=2, backend="torch")
+    if offsets is not None:  # the reference would pad: list by list it is
+        whole = [
+            wassrank.combined_loss(s[None], y[None], p=2, **losses)  # type: ignore[arg-type]
+            for s, y in zip(scores.split(lengths), labels.split(lengths), strict=True)
+            if len(s)
+        ]
+        (want,) = torch.autograd.grad(torch.stack(whole).mean(), scores)
+        torch.testing.assert_close(results[0][0], torch.stack(whole).mean().detach(), rtol=1e-6, atol=0)
+        torch.testing.assert_close(results[0][1], want, rtol=1e-6, atol=0)
+        return
+    exact = scores.double()
+    reference = wassrank.combined_loss(exact, labels, p=2, backend="torch", **losses)  # type: ignore[arg-type]
     (want,) = torch.autograd.grad(reference, scores)
     torch.testing.assert_close(results[0][0].double(), reference.detach(), rtol=1e-6, atol=0)
     assert (results[0][1] - want).norm() <= 1e-5 * want.norm()
@@ -84,6 +105,45 @@ def test_a_row_of_a_million_passages() -> None:
     got = wassrank.grade_wasserstein(scores, labels)
     want = wassrank.grade_wasserstein(scores.double(), labels, backend="torch")
     torch.testing.assert_close(got.double(), want, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("loss", ["grade_wasserstein", "info_nce", "listwise_kl"])
+def test_a_list_of_a_million_among_lists_of_three(loss: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    lengths = [3] * 1000 + [1_000_000] + [3] * 1000
+    scores = torch.randn(sum(lengths), generator=generator)
+    labels = torch.randint(0, 5, scores.shape, generator=generator, dtype=torch.uint8)
+    function = getattr(wassrank, loss)
+    got = function(scores, labels, offsets=offsets_of(lengths), reduction="none").double()
+    first, middle, last = (slice(0, 3000), slice(3000, 1_003_000), slice(1_003_000, None))
+    for rows, part, of in ((slice(0, 1000), first, 3), (slice(1000, 1001), middle, -1), (slice(1001, None), last, 3)):
+        s, y = (t[part].reshape(-1, of if of > 0 else t[part].numel()) for t in (scores.double(), labels))
+        want = function(s, y, reduction="none", backend="torch")
+        torch.testing.assert_close(got[rows], want, rtol=1e-6, atol=2e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_entropy_of_a_given_target_over_all_magnitudes(dtype: torch.dtype) -> None:
+    """The kernels' own logarithm, also of 0 and of numbers below the normal range."""
+    least = torch.finfo(dtype).smallest_normal
+    target = torch.logspace(0, 320 if dtype == torch.float64 else 44, 2001, base=0.1, dtype=torch.float64).to(dtype)
+    target = torch.stack([torch.cat([target, torch.zeros(7, dtype=dtype)]), torch.rand(2008, dtype=dtype)])
+    scores, labels = torch.zeros_like(target), torch.zeros(target.shape, dtype=torch.uint8)
+    got = wassrank.listwise_kl(scores, labels, target=target, reduction="none", backend="native")
+    want = wassrank.listwise_kl(scores.double(), labels, target=target.double(), reduction="none", backend="torch")
+    assert (target[0, :-7] < least).any()
+    torch.testing.assert_close(got.double(), want, rtol=1e-6 if dtype == torch.float32 else 1e-13, atol=0)
+
+
+def test_info_nce_is_finite_where_a_passage_that_is_left_out_hides_all_contestants() -> None:
+    """Of the operator itself (the public functions mask such a passage): then the gradient lifts the positive alone."""
+    scores, labels = torch.tensor([[0.0, 1e4, -1.0]]), torch.tensor([[2, 1, 0]])
+    a = Arguments(scores, labels, wasserstein=0.0, info_nce=1.0, negative_grade=0, temperature=1e-3)
+    loss, state, scale = torch.ops.wassrank.level_losses(*a)
+    gradient = torch.ops.wassrank.level_losses_backward(*backward_arguments(a, torch.ones(()), state, scale))
+    assert loss.isfinite()
+    assert gradient[0, 0] < 0
+    assert (gradient[0, 1:] == 0).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -2,46 +2,114 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from cases import CASES, Case
 
 import wassrank
+from wassrank.arguments import Arguments, BackwardArguments
 from wassrank.codes import EXCLUDED, Reduction, Target
+from wassrank.functional import checks
 
-CHECKED = [c for c in CASES if c.name in {"in_batch", "column_mask", "dense_masked_given", "none", "no_query"}]
+CHECKED = {
+    "in_batch", "column_mask", "dense_masked_given", "none", "no_query", "position", "label_temperatures",
+    "info_nce_positives", "kl_given_own", "combined_given", "packed_combined_loss_masked", "packed_positives",
+    "packed_kl_given", "packed_nothing",
+}  # fmt: skip
+FACTORS = {"grade_wasserstein": (1.0, 0.0, 0.0), "info_nce": (0.0, 1.0, 0.0), "listwise_kl": (0.0, 0.0, 1.0)}
 
 
-def operator_arguments(case: Case) -> tuple[Any, ...]:
-    scores, labels, options = case.make(torch.float64)
-    target = options["target"]
-    in_batch = options.get("in_batch", 0)
-    return (
+def operator_arguments(case: Case, device: str = "cpu") -> Arguments:
+    """What the case's public function hands to the operator, in float64."""
+    scores, labels, options = case.make(torch.float64, device)
+    target, label_temperature = options.get("target", "softmax"), options.get("label_temperature", 1.0)
+    given, one_a_query = (t if isinstance(t, torch.Tensor) else None for t in (target, label_temperature))
+    num_levels, in_batch = options.get("num_levels", 8), options.get("in_batch", 0)
+    combined = (options.get("wasserstein", 1.0), options.get("info_nce", 0.0), options.get("kl", 0.0))
+    wasserstein, info_nce, kl = FACTORS.get(case.loss, combined)
+    return Arguments(
         scores,
         labels,
-        target if isinstance(target, torch.Tensor) else None,
-        options.get("mask"),
-        options.get("weight"),
-        int(Target.given if isinstance(target, torch.Tensor) else Target[target]),
-        int(Reduction[options.get("reduction", "mean")]),
-        EXCLUDED if in_batch is None else in_batch,
-        options.get("num_levels", 8),
-        options.get("p", 1.0),
-        options.get("temperature", 1.0),
-        options.get("label_temperature", 1.0),
+        target=given,
+        mask=options.get("mask"),
+        weight=options.get("weight"),
+        label_temperatures=one_a_query,
+        positives=options.get("positives"),
+        offsets=options.get("offsets"),
+        position=checks.line(options.get("position"), scores, labels, num_levels, in_batch),
+        wasserstein=wasserstein,
+        info_nce=info_nce,
+        kl=kl,
+        target_kind=int(Target.given if given is not None else Target[target]),
+        reduction=int(Reduction[options.get("reduction", "mean")]),
+        in_batch=EXCLUDED if in_batch is None else in_batch,
+        num_levels=num_levels,
+        negative_grade=options.get("negative_grade", num_levels),
+        p=options.get("p", 1.0),
+        temperature=options.get("temperature", 1.0),
+        label_temperature=1.0 if one_a_query is not None else label_temperature,
     )
 
 
-@pytest.mark.parametrize("case", CHECKED, ids=lambda c: c.name)
+def backward_arguments(
+    a: Arguments, grad_loss: torch.Tensor, state: torch.Tensor, scale: torch.Tensor
+) -> BackwardArguments:
+    """What autograd hands to the backward."""
+    return BackwardArguments(
+        grad_loss,
+        a.scores,
+        a.labels,
+        a.target if a.kl else None,
+        a.mask,
+        a.positives if a.info_nce else None,
+        a.offsets,
+        state,
+        scale,
+        a.in_batch,
+        a.num_levels,
+        a.temperature,
+    )
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.name in CHECKED], ids=lambda c: c.name)
 def test_opcheck(case: Case) -> None:
-    scores, *rest = operator_arguments(case)
-    torch.library.opcheck(torch.ops.wassrank.grade_wasserstein.default, (scores.requires_grad_(), *rest))
-    loss, state, scale = torch.ops.wassrank.grade_wasserstein.default(scores.detach(), *rest)
-    arguments = (torch.ones_like(loss), scores.detach(), rest[0], rest[2], state, scale, rest[6], rest[9])
-    torch.library.opcheck(torch.ops.wassrank.grade_wasserstein_backward.default, arguments)
+    a = operator_arguments(case)
+    differentiable = a._replace(scores=a.scores.clone().requires_grad_())
+    torch.library.opcheck(torch.ops.wassrank.level_losses.default, tuple(differentiable))
+    loss, state, scale = torch.ops.wassrank.level_losses.default(*a)
+    assert state.shape == (case.queries, a.state_width)
+    arguments = backward_arguments(a, torch.ones_like(loss), state, scale)
+    torch.library.opcheck(torch.ops.wassrank.level_losses_backward.default, tuple(arguments))
+
+
+def refused(a: Arguments) -> None:
+    with pytest.raises((RuntimeError, ValueError), match="wassrank: "):
+        torch.ops.wassrank.level_losses.default(*a)
+
+
+def test_operator_refuses_tensors_of_another_size() -> None:
+    """Nothing is read beyond its end, whoever calls."""
+    rows = Arguments(torch.randn(3, 6), torch.zeros(3, 2, dtype=torch.int64))
+    packed = Arguments(torch.randn(9), torch.zeros(9, dtype=torch.int64), offsets=torch.tensor([0, 4, 4, 9]))
+    torch.ops.wassrank.level_losses.default(*rows)
+    torch.ops.wassrank.level_losses.default(*packed)
+    given = int(Target.given)
+    for a in (rows, packed):
+        refused(a._replace(labels=torch.zeros(a.labels.dim() * (4,), dtype=torch.int64)))
+        refused(a._replace(mask=torch.ones(5, dtype=torch.bool)))
+        refused(a._replace(target=torch.ones(4), target_kind=given))
+        refused(a._replace(target_kind=given))
+        refused(a._replace(weight=torch.ones(4)))
+        refused(a._replace(weight=torch.ones(3, dtype=torch.float64)))
+        refused(a._replace(label_temperatures=torch.ones(2)))
+        refused(a._replace(positives=torch.zeros(9, dtype=torch.int64)))
+        refused(a._replace(positives=torch.zeros(3, dtype=torch.int32)))
+        refused(a._replace(position=torch.zeros(7, dtype=torch.float64)))
+        refused(a._replace(num_levels=33))
+    for offsets in ([0, 4, 4, 8], [1, 4, 4, 9], [0, 12, 4, 9], [0, -1, 4, 9]):
+        refused(packed._replace(offsets=torch.tensor(offsets)))
+    refused(packed._replace(offsets=torch.tensor([0, 4, 9], dtype=torch.int32)))
 
 
 @pytest.mark.parametrize("backend", ["native", "torch"])

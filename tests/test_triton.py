@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import importlib.util
+import itertools
 import os
 import random
 import subprocess
@@ -21,12 +22,14 @@ import pytest
 import test_conformance as conformance
 import torch
 from cases import CASES, Case
-from test_operators import CHECKED, operator_arguments
+from test_operators import CHECKED, backward_arguments, operator_arguments
 from torch import Tensor
 
 import wassrank
+from wassrank.arguments import Arguments
 from wassrank.backends import missing
 from wassrank.codes import EXCLUDED, Reduction, Target
+from wassrank.reference.rows import Rows, padded, rows_of
 from wassrank.tuning import TRITON_ALLOWED, TritonTuning, override
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
@@ -34,6 +37,18 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 ROOT = Path(__file__).parents[1]
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+
+
+def also_combined(case: Case) -> bool:
+    """Whether InfoNCE or KL alone, on inputs that the table has for all losses together too."""
+    same = f"combined_loss_{case.name.removeprefix(case.loss + '_')}"
+    return case.loss in {"info_nce", "listwise_kl"} and any(c.name == same for c in CASES)
+
+
+# The interpreter takes its time: there what one kernel with everything in it shows is not asked of each loss alone.
+every_form = pytest.mark.parametrize(
+    "case", [c for c in CASES if not (INTERPRETED and also_combined(c))], ids=lambda c: c.name
+)
 
 
 @pytest.fixture(params=["cpu"] if INTERPRETED else [pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -61,38 +76,45 @@ def test_everything_here_in_the_interpreter() -> None:
 @every_case
 @pytest.mark.parametrize("dtype", conformance.DTYPES, ids=lambda d: str(d).removeprefix("torch."))
 def test_equals_float64_reference(case: Case, dtype: torch.dtype, device: str) -> None:
+    if INTERPRETED and case.loss != "grade_wasserstein" and dtype != torch.float32:
+        pytest.skip("dtypes are read and written by code that all losses share; a GPU runs these too")
     conformance.test_backend_equals_float64_reference(case, dtype, ("triton", device))
 
 
-@every_case
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if not INTERPRETED or c.mask is not None or c.edit is not None], ids=lambda c: c.name
+)
 def test_finite_for_finite_input_and_zero_where_no_passage_is(case: Case, device: str) -> None:
     conformance.test_finite_for_finite_input_and_zero_where_no_passage_is(case, ("triton", device))
 
 
 @pytest.mark.parametrize(
-    "case", [c for c in CASES if c.name in {"in_batch_p2", "dense_masked_given", "wide", "none"}], ids=lambda c: c.name
+    "case",
+    [
+        c
+        for c in CASES
+        if c.name
+        in {"in_batch_p2", "dense_masked_given", "wide", "none", "combined_given", "packed_combined_loss_long"}
+    ],
+    ids=lambda c: c.name,
 )
 def test_same_bits_each_run_and_second_backward_equals_first(case: Case, device: str) -> None:
     conformance.test_same_bits_each_run_and_second_backward_equals_first(case, ("triton", device))
 
 
-@every_case
+@every_form
 def test_touches_nothing_outside_its_tensors_and_leaves_nothing_unwritten(case: Case, device: str) -> None:
     """Every tensor a kernel is given lies between two stretches of poison, and those it writes begin as poison."""
-    from wassrank.triton.grade_wasserstein import plan_forward
+    from wassrank.triton.level_losses import plan_forward
     from wassrank.triton.row_kernels import plan_backward
 
-    arguments: list[Any] = [a.to(device) if isinstance(a, Tensor) else a for a in operator_arguments(case)]
-    scores, labels, given, mask, weight, *rest = arguments
-    in_batch, temperature = rest[2], rest[5]
-    want = list(torch.ops.wassrank.grade_wasserstein_triton(scores, labels, given, mask, weight, *rest))
+    a = operator_arguments(case, device)
+    want = list(torch.ops.wassrank.level_losses_triton(*a))
     grad_loss = torch.ones_like(want[0])
-    backward_inputs = (grad_loss, scores, labels, mask, *want[1:], in_batch, temperature)
-    want.append(torch.ops.wassrank.grade_wasserstein_backward_triton(*backward_inputs))
+    want.append(torch.ops.wassrank.level_losses_backward_triton(*backward_arguments(a, grad_loss, *want[1:])))
 
-    tuning = TritonTuning()
-    outputs, launches = plan_forward(*[scores, labels, given, mask, weight, *rest, tuning])
-    gradient, launch = plan_backward(grad_loss, scores, labels, mask, *outputs[1:], in_batch, temperature, tuning)
+    outputs, launches = plan_forward(a, TritonTuning())
+    gradient, launch = plan_backward(backward_arguments(a, grad_loss, *outputs[1:]), TritonTuning())
     guards = Guards()
     for written in ({"row_loss", "row_weight", "state"}, {"loss", "scale"}, {"grad_scores"}):
         for one in [*launches, launch]:
@@ -142,19 +164,49 @@ class Guards:
 
 
 @pytest.mark.skipif(missing("native", "cpu") is not None, reason="the C++ extension is not built")
-@every_case
+@every_form
 def test_keeps_for_the_backward_what_the_native_kernels_keep(case: Case, device: str) -> None:
     """Coefficients of every level up to the row's highest, also of levels that have no probability."""
-    arguments = operator_arguments(case)
-    want = torch.ops.wassrank.grade_wasserstein(*arguments)
-    on_device = (a.to(device) if isinstance(a, Tensor) else a for a in arguments)
-    got = torch.ops.wassrank.grade_wasserstein_triton(*on_device)
-    for ours, theirs in zip(got, want, strict=True):
-        compared = theirs.isfinite() & (theirs != 0)
+    a = operator_arguments(case)
+    (loss, state, scale), got = (
+        getattr(torch.ops.wassrank, name)(*operator_arguments(case, at))
+        for name, at in (("level_losses", "cpu"), ("level_losses_triton", device))
+    )
+    L, rows = a.num_levels, rows_as_the_reference_has_them(a)
+    none = torch.full((a.queries, 1), -1)
+    highest = torch.cat([none, torch.where(rows.real, rows.grades, -1)], 1).amax(1)
+    read = torch.ones_like(state, dtype=torch.bool)
+    read[:, :L] = torch.arange(L) <= highest[:, None]
+    if state.shape[1] > L + 1:
+        read[:, L : 2 * L] = read[:, :L]
+        read[:, 2 * L : 2 * L + 2] = (rows.real & ~rows.own).any(1, keepdim=True)
+        read[:, 2 * L + 2 : 2 * L + 4] = False
+        if a.info_nce and a.positives is not None:
+            positive = rows.own & (rows.own.cumsum(1) - 1 == a.positives[:, None])
+            read[:, 2 * L + 2 : 2 * L + 4] = (rows.real & positive).any(1, keepdim=True)
+    for ours, theirs, compared in zip(got, (loss, state, scale), (None, read, None), strict=True):
+        compared = theirs.isfinite() if compared is None else compared & theirs.isfinite()
         torch.testing.assert_close(ours.cpu()[compared], theirs[compared], rtol=1e-11, atol=1e-14)
 
 
-@pytest.mark.parametrize("target", ["softmax", "linear", "given"])
+def rows_as_the_reference_has_them(a: Arguments) -> Rows:
+    scores, labels, mask = a.scores, a.labels, a.mask
+    if a.offsets is not None:
+        width = int(a.offsets.diff().max())
+        mask = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask
+        scores, labels, mask = (padded(t, a.offsets, width) for t in (scores, labels, mask))
+    return rows_of(scores, labels, mask, None if a.in_batch == EXCLUDED else a.in_batch, a.num_levels)
+
+
+@pytest.mark.parametrize(
+    ("loss", "target"),
+    [
+        *itertools.product(["grade_wasserstein"], ["softmax", "linear", "given"]),
+        ("info_nce", None),
+        ("listwise_kl", "softmax"),
+        ("combined_loss", "given"),
+    ],
+)
 @pytest.mark.parametrize(
     ("dtype", "stray"),
     [
@@ -166,7 +218,9 @@ def test_keeps_for_the_backward_what_the_native_kernels_keep(case: Case, device:
         (torch.uint8, 255),
     ],
 )
-def test_a_stray_label_makes_its_row_nan_and_no_other(dtype: torch.dtype, stray: int, target: str, device: str) -> None:
+def test_a_stray_label_makes_its_row_nan_and_no_other(
+    dtype: torch.dtype, stray: int, loss: str, target: str | None, device: str
+) -> None:
     """Also where the row is asked for nothing else, and not where the passage is masked."""
     labels = torch.tensor([[0, 0, 1], [0, 0, 0], [3, 2, 1], [0, 1, 3]], dtype=dtype, device=device)
     labels[1, 1] = labels[2, 2] = stray
@@ -174,9 +228,12 @@ def test_a_stray_label_makes_its_row_nan_and_no_other(dtype: torch.dtype, stray:
     mask[2, 2] = False
     for width in (3, 12):
         scores = torch.linspace(-1, 2, 4 * width, device=device).reshape(4, width).requires_grad_()
-        given = torch.zeros(4, 3, device=device) if target == "given" else target
-        options: dict[str, Any] = {"target": given, "mask": mask, "num_levels": 8, "in_batch": None, "p": 2.0}
-        losses = wassrank.grade_wasserstein(scores, labels, backend="triton", reduction="none", **options)
+        options: dict[str, Any] = {"mask": mask, "num_levels": 8, "in_batch": None, "backend": "triton"}
+        if target is not None:
+            options["target"] = torch.zeros(4, 3, device=device) if target == "given" else target
+        if loss == "combined_loss":
+            options |= {"info_nce": 0.5, "kl": 0.5}
+        losses = getattr(wassrank, loss)(scores, labels, reduction="none", **options)
         (gradient,) = torch.autograd.grad(losses.sum(), scores)
         assert losses.isnan().tolist() == [False, True, False, False]
         own = gradient if width == 3 else torch.stack([gradient[i, 3 * i : 3 * i + 3] for i in range(4)])
@@ -213,14 +270,18 @@ def test_any_width_and_any_number_of_levels(N: int, num_levels: int, device: str
     torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("case", CHECKED, ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "case",
+    [c for c in CASES if c.name in CHECKED & {"column_mask", "none", "no_query", "combined_given", "packed_positives"}],
+    ids=lambda c: c.name,
+)
 def test_opcheck(case: Case, device: str) -> None:
-    scores, *rest = (a.to(device) if isinstance(a, Tensor) else a for a in operator_arguments(case))
-    forward = torch.ops.wassrank.grade_wasserstein_triton.default
-    torch.library.opcheck(forward, (scores.requires_grad_(), *rest))
-    loss, state, scale = forward(scores.detach(), *rest)
-    arguments = (torch.ones_like(loss), scores.detach(), rest[0], rest[2], state, scale, rest[6], rest[9])
-    torch.library.opcheck(torch.ops.wassrank.grade_wasserstein_backward_triton.default, arguments)
+    a = operator_arguments(case, device)
+    forward = torch.ops.wassrank.level_losses_triton.default
+    torch.library.opcheck(forward, a._replace(scores=a.scores.clone().requires_grad_()))
+    loss, state, scale = forward(*a)
+    backward = backward_arguments(a, torch.ones_like(loss), state, scale)
+    torch.library.opcheck(torch.ops.wassrank.level_losses_backward_triton.default, backward)
 
 
 def test_compiles_without_a_graph_break_and_gives_the_same(device: str) -> None:
@@ -240,7 +301,7 @@ def test_compiles_without_a_graph_break_and_gives_the_same(device: str) -> None:
 @pytest.mark.skipif(INTERPRETED, reason="about a process without the interpreter")
 def test_cpu_tensors_without_the_interpreter_are_refused_with_the_remedy() -> None:
     with pytest.raises(RuntimeError, match="TRITON_INTERPRET=1"):
-        torch.ops.wassrank.grade_wasserstein_triton(*operator_arguments(CASES[0]))
+        torch.ops.wassrank.level_losses_triton(*operator_arguments(CASES[0]))
 
 
 @pytest.mark.skipif(INTERPRETED, reason="once is enough")
@@ -262,6 +323,10 @@ TUNINGS = {
     "drawn": drawn(1),
     "drawn again": drawn(2),
 }
+# Of the table those that tiles can be wrong for.
+TUNED = {
+    "given", "in_batch_p3_many_levels", "dense_six_levels", "odd_width", "combined_given", "packed_combined_loss_long",
+}  # fmt: skip
 every_tuning = pytest.mark.parametrize("tuning", TUNINGS.values(), ids=TUNINGS.keys())
 
 
@@ -269,25 +334,31 @@ every_tuning = pytest.mark.parametrize("tuning", TUNINGS.values(), ids=TUNINGS.k
 @pytest.mark.parametrize("num_levels", [1, 5, 32])
 @pytest.mark.parametrize("K", [0, 1, 7, 64, 5000])
 def test_tiles_cover_a_block_and_fit_a_program(K: int, num_levels: int, tuning: dict[str, int]) -> None:
-    from wassrank.triton.launch import WARP, backward_tile, forward_tile
+    from wassrank.triton.launch import WARP, backward_tile, forward_tile, packed_backward_tile, packed_forward_tile
 
     numbers = TritonTuning(**tuning)
-    for N in (K, 64 * K):
-        tile = forward_tile(N, K, N - K, num_levels, 1, 1, numbers)
+    for tile in (
+        *(forward_tile(N, K, N - K, num_levels, x, x, 1, 1, numbers) for N in (K, 64 * K) for x in (False, True)),
+        *(packed_forward_tile(Q, Q * K, num_levels, x, numbers) for Q in (0, 7, 1000) for x in (False, True)),
+    ):
         assert tile.levels >= max(2, num_levels)
         assert tile.num_warps <= numbers.max_warps
         for block in (tile.own, tile.others):
             sizes = (tile.rows, block.unroll, block.lanes, block.vector)
             assert all(n > 0 and n & (n - 1) == 0 for n in sizes)
             assert block.lanes <= WARP * tile.num_warps
-        backward = backward_tile(N, numbers)
-        assert backward.rows * backward.block == numbers.backward_scores
+    backward = backward_tile(K, numbers)
+    assert backward.rows * backward.block == numbers.backward_scores
+    packed = packed_backward_tile(7, 7 * K, numbers)
+    assert packed.rows == 1
+    assert packed.block <= numbers.backward_scores
+    assert 1 <= packed.num_warps <= numbers.backward_warps
 
 
 @every_tuning
 @pytest.mark.parametrize(
     "case",
-    [c for c in CASES if c.name in {"given", "in_batch_p3_many_levels", "dense_six_levels", "odd_width"}],
+    [c for c in CASES if c.name in TUNED],
     ids=lambda c: c.name,
 )
 def test_any_tuning_gives_the_same(case: Case, tuning: dict[str, int], device: str) -> None:
@@ -305,13 +376,18 @@ class Huge:
     in_batch: int = 0
     whole_mask: bool = False  # [Q, N] instead of the labels' shape
     given: bool = False  # a target [Q, N]
+    packed: bool = False  # Q lists of N
+    affine: bool = False  # all losses; the positives named
 
 
 HUGE = {
     "dense, given": Huge(66_000, 33_000, given=True),
     "in batch": Huge(33_000, 66_000, K=2, in_batch=2),
     "in batch, given, a mask a row": Huge(33_000, 66_000, K=2, whole_mask=True, given=True),
+    "in batch, all losses, given": Huge(33_000, 66_000, K=2, affine=True, given=True),
     "excluded": Huge(12_001, 192_016, K=16, in_batch=EXCLUDED),  # the last program has but one row
+    "packed": Huge(66_000, 33_000, packed=True),
+    "packed, all losses": Huge(66_000, 33_000, packed=True, affine=True),
     # Several rows a program, the last program not full; state and losses past 2^31 too.
     "short rows": Huge(2**31 + 3, 6),
 }
@@ -322,39 +398,61 @@ HUGE = {
 def test_offsets_past_two_to_the_31st_element(huge: Huge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last program of the forward and the last row of programs of the backward, with the sizes, strides and program
     numbers of the whole, over files that are holes but for the last rows."""
-    from wassrank.triton.grade_wasserstein import plan_forward
+    from wassrank.triton.level_losses import plan_forward
     from wassrank.triton.row_kernels import plan_backward
 
     Q, N, K = huge.Q, huge.N, huge.K or huge.N
     levels, temperature = 4, 0.5
+    info_nce, kl = (0.5, 0.25) if huge.affine else (0.0, 0.0)
     empty = functools.partial(torch.empty, device="meta")
-    scores, labels = empty(Q, N, dtype=torch.bfloat16), empty(Q, K, dtype=torch.int8)
-    mask = empty(scores.shape if huge.whole_mask else labels.shape, dtype=torch.bool)
-    given, weight = (empty(Q, N) if huge.given else None), empty(Q)
-    kind = Target.given if huge.given else Target.softmax
-    (loss, state, scale), (forward,) = plan_forward(
-        scores, labels, given, mask, weight, kind, Reduction.none, huge.in_batch, levels, 1.0, temperature, 1.0,
-        TritonTuning(),
-    )  # fmt: skip
-    _, backward = plan_backward(loss, scores, labels, mask, state, scale, huge.in_batch, temperature, TritonTuning())
+    shape, labels_shape = ((Q * N,), (Q * N,)) if huge.packed else ((Q, N), (Q, K))
+    a = Arguments(
+        scores=empty(shape, dtype=torch.bfloat16),
+        labels=empty(labels_shape, dtype=torch.int8),
+        target=empty(shape) if huge.given else None,
+        mask=empty(shape if huge.whole_mask else labels_shape, dtype=torch.bool),
+        weight=empty(Q),
+        positives=empty(Q, dtype=torch.int64) if huge.affine else None,
+        offsets=empty(Q + 1, dtype=torch.int64) if huge.packed else None,
+        info_nce=info_nce,
+        kl=kl,
+        target_kind=int(Target.given if huge.given else Target.softmax),
+        reduction=int(Reduction.none),
+        in_batch=huge.in_batch,
+        num_levels=levels,
+        temperature=temperature,
+    )
+    (loss, state, scale), (forward,) = plan_forward(a, TritonTuning())
+    # The backward's gradient of the loss is a tensor of its own: the forward has written the losses.
+    _, backward = plan_backward(backward_arguments(a, empty(Q), state, scale), TritonTuning())
 
     holes = Holes(tmp_path)
-    # The backward's gradient of the loss is a tensor of its own: the forward has written the losses.
-    backward = holes.under(dataclasses.replace(backward, arguments=backward.arguments | {"grad_loss": empty(Q)}))
-    forward = holes.under(forward)
+    forward, backward = holes.under(forward), holes.under(backward)
     first = (forward.grid[0] - 1) * forward.arguments["ROWS"]
+
+    def last(launch: Any, name: str) -> Tensor:
+        """The rows of the forward's last program; packed lists as rows too."""
+        whole: Tensor = launch.arguments[name]
+        return whole.view(Q, -1)[first:] if len(whole) == Q * N else whole[first:]
+
     generator = torch.Generator().manual_seed(0)
-    last = {name: t[first:] for name, t in forward.arguments.items() if isinstance(t, Tensor)}
-    last["scores"].copy_(torch.randn(last["scores"].shape, generator=generator))
-    last["labels"].copy_(torch.randint(0, levels, last["labels"].shape, generator=generator))
+    scores, labels, weight = (last(forward, name) for name in ("scores", "labels", "weight"))
+    scores.copy_(torch.randn(scores.shape, generator=generator))
+    labels.copy_(torch.randint(0, levels, labels.shape, generator=generator))
     # The own passages' share of P must be seen, and not be that of T.
-    last["scores"][:, -K:] += last["labels"] + (0 if K == N else 6)
-    last["weight"].copy_(torch.rand(last["weight"].shape, generator=generator))
+    scores[:, -K:] += labels + (0 if K == N else 6)
+    weight.copy_(torch.rand(weight.shape, generator=generator))
     if huge.given:
-        last["target"].copy_(torch.rand(last["target"].shape, generator=generator))
+        last(forward, "target").copy_(torch.rand(scores.shape, generator=generator))
+    if huge.affine:
+        last(forward, "positives")[:] = 1
+    if huge.packed:
+        forward.arguments["offsets"][first:] = N * torch.arange(first, Q + 1)
     # A flag for each passage of the batch, when it serves every row.
-    flags = last["mask"] if mask.shape == scores.shape else forward.arguments["mask"].view(-1)[-(Q - first) * N :]
+    a_flag_a_score = huge.packed or forward.arguments["mask"].shape == shape
+    flags = last(forward, "mask") if a_flag_a_score else forward.arguments["mask"].view(-1)[-(Q - first) * N :]
     flags.copy_(torch.rand(flags.shape, generator=generator) > 0.3)
+    flags.view(-1, N)[:, N - K + 1] = True  # the positive
     backward.arguments["scale"].fill_(1)
     backward.arguments["grad_loss"][first:] = 1
 
@@ -362,20 +460,22 @@ def test_offsets_past_two_to_the_31st_element(huge: Huge, tmp_path: Path, monkey
     run_last(backward, monkeypatch)
 
     if K == N:
-        grades, real = last["labels"], flags.view(-1, N)
+        grades, real, positive = labels, flags.view(-1, N), 1
     else:  # one row, whose own passages are the last
         grades = torch.full((1, N), max(huge.in_batch, 0))
-        grades[:, -K:] = last["labels"]
+        grades[:, -K:] = labels
         real = flags.view(1, N) & ((torch.arange(N) >= N - K) | (huge.in_batch != EXCLUDED))
-    leaf = last["scores"].float().requires_grad_()
-    want = wassrank.grade_wasserstein(
-        leaf, grades, mask=real, weight=last["weight"], target=last["target"] if huge.given else "softmax",
+        positive = N - K + 1
+    leaf = scores.float().requires_grad_()
+    want = wassrank.combined_loss(
+        leaf, grades, mask=real, weight=weight, target=last(forward, "target") if huge.given else "softmax",
+        positives=torch.full((Q - first,), positive) if huge.affine else None, info_nce=info_nce, kl=kl,
         temperature=temperature, num_levels=levels, reduction="none", backend="torch",
     )  # fmt: skip
     assert (want > 1e-3).all()
-    torch.testing.assert_close(last["row_loss"], want.detach(), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(last(forward, "row_loss"), want.detach(), rtol=1e-6, atol=1e-7)
     (gradient,) = torch.autograd.grad(want.sum(), leaf)
-    got = backward.arguments["grad_scores"][first:]
+    got = last(backward, "grad_scores")
     torch.testing.assert_close(got.float(), gradient, rtol=2**-7, atol=1e-9)  # the interpreter truncates to bfloat16
     assert holes.committed() < 2**24
 

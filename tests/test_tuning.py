@@ -152,17 +152,21 @@ def test_the_extension_takes_what_the_table_gives() -> None:
 
 
 def test_the_operators_tune_the_cuda_kernels_before_they_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    from wassrank.ops import grade_wasserstein as ops
+    from wassrank.ops import level_losses as ops
+    from wassrank.reference import Terms
 
     order: list[Any] = []
     monkeypatch.setattr(ops, "tune_native", lambda index: order.append(index))
-    scores = SimpleNamespace(is_cuda=True, device=SimpleNamespace(index=3), contiguous=lambda: None)
+    scores = SimpleNamespace(
+        is_cuda=True, device=SimpleNamespace(index=3), dtype=torch.float32, contiguous=lambda: None
+    )
     options: dict[str, Any] = {
         "p": 1.0, "temperature": 1.0, "label_temperature": 1.0, "target": "softmax", "mask": None, "weight": None,
-        "in_batch": 0, "num_levels": 8, "reduction": "mean",
+        "in_batch": 0, "num_levels": 8, "position": None, "positives": None, "negative_grade": None, "offsets": None,
+        "reduction": "mean",
     }  # fmt: skip
     for backend in ("native", "triton"):
-        ops._fused(backend, lambda *_: order.append("kernel"))(scores, scores, **options)
+        ops._fused(backend, lambda *_: order.append("kernel"))(scores, scores, Terms(wasserstein=1.0), **options)
     assert order == [3, "kernel", "kernel"]
 
 

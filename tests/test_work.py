@@ -4,70 +4,77 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 import torch
 from cases import CASES, Case
-from test_operators import operator_arguments
+from test_operators import backward_arguments, operator_arguments
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from wassrank.arguments import Arguments
 from wassrank.codes import EXCLUDED, Reduction
-from wassrank.ops.grade_wasserstein import backward_work, forward_work, step_work
-from wassrank.reference import grade_wasserstein
+from wassrank.ops.level_losses import backward_work, forward_work, step_work
+from wassrank.reference import Terms, graded_loss
 from wassrank.reference.rows import dense_grades, dense_mask
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 
 
-def meta(arguments: Iterable[Any]) -> list[Any]:
-    return [a.to("meta") if isinstance(a, Tensor) else a for a in arguments]
-
-
-def numbered(like: Tensor) -> Tensor:
-    """1, 2, 3 …: an element's number tells which one was read."""
-    return torch.arange(1, like.numel() + 1).view(like.shape)
-
-
-def bytes_read(scores: Tensor, labels: Tensor, target: Tensor | None, mask: Tensor | None, in_batch: int) -> int:
-    """Of each tensor the elements that decide about some passage that takes part, as the reference lays rows out."""
-    N = scores.shape[1]
-    grades, real = dense_grades(numbered(labels), N, 0 if in_batch != EXCLUDED else None)
-    elements = [(scores, numbered(scores)), (labels, grades)]
-    if mask is not None:
-        elements.append((mask, dense_mask(numbered(mask), scores.shape)))
-    if target is not None:
-        own = dense_grades(numbered(target), N, 0)[0]
-        elements.append((target, numbered(target) if target.shape == scores.shape else own))
-    return sum(int((ids[real].unique() > 0).sum()) * tensor.element_size() for tensor, ids in elements)
+def meta(a: Arguments) -> Arguments:
+    """Empty tensors; position, which is on the CPU whatever the device, stays."""
+    tensors: dict[str, Any] = {
+        name: t.to("meta") for name, t in a._asdict().items() if isinstance(t, Tensor) and name != "position"
+    }
+    return a._replace(**tensors)
 
 
 def nbytes(tensors: Iterable[Tensor | None]) -> int:
     return sum(t.nbytes for t in tensors if t is not None)
 
 
+def bytes_read(a: Arguments, *, target: bool) -> int:
+    """Of each tensor the elements that decide about some passage that takes part, as the reference lays rows out."""
+    a_passage_each = [t for t in (a.scores, a.labels, a.mask, a.target if target else None) if t is not None]
+    if a.offsets is not None:
+        return nbytes(a_passage_each)
+    N = a.scores.shape[1]
+    _, own, real = dense_grades(a.labels, N, None if a.in_batch == EXCLUDED else 0)
+    found = 0
+    for tensor in a_passage_each:
+        # 1, 2, 3 …: an element's number tells which one was read.
+        number = torch.arange(1, tensor.numel() + 1).view(tensor.shape)
+        if tensor is a.mask:
+            number = dense_mask(number, a.scores.shape)
+        elif tensor.shape != a.scores.shape:
+            number = torch.where(own, number.view(-1), 0)
+        found += int((number[real].unique() > 0).sum()) * tensor.element_size()
+    return found
+
+
 @every_case
 def test_bytes_are_those_of_what_takes_part_and_of_the_results(case: Case) -> None:
-    scores, labels, target, mask, weight, kind, _, *rest = operator_arguments(case)
-    in_batch, num_levels = rest[:2]
-    arguments = meta((scores, labels, target, mask, weight))
-    empty_scores, empty_labels, _, empty_mask, _ = arguments
-    loss, state, scale = torch.ops.wassrank.grade_wasserstein(*arguments, kind, Reduction.mean, *rest)
-    gradient = torch.ops.wassrank.grade_wasserstein_backward(
-        loss, empty_scores, empty_labels, empty_mask, state, scale, in_batch, 1.0
-    )
-    rows = 2 * scores.shape[0] * scores.element_size()  # losses and weights, on their way to the reduction
-    forward = forward_work(*[*arguments, in_batch, num_levels])
-    backward = backward_work(empty_scores, empty_labels, empty_mask, in_batch, num_levels)
+    a = operator_arguments(case)._replace(reduction=int(Reduction.mean))
+    empty = meta(a)
+    loss, state, scale = torch.ops.wassrank.level_losses(*empty)
+    gradient = torch.ops.wassrank.level_losses_backward(*backward_arguments(empty, loss, state, scale))
+    rows = 2 * case.queries * a.scores.element_size()  # losses and weights, on their way to the reduction
+    forward, backward = forward_work(empty), backward_work(empty)
     assert forward.bytes == (
-        bytes_read(scores, labels, target, mask, in_batch) + nbytes([weight, loss, state, scale]) + 2 * rows
+        bytes_read(a, target=True)
+        + nbytes([a.weight, a.label_temperatures, a.positives, a.offsets, loss, state, scale])
+        + 2 * rows
     )
-    assert backward.bytes == (bytes_read(scores, labels, None, mask, in_batch) + nbytes([loss, state, scale, gradient]))
+    assert backward.bytes == (
+        bytes_read(a, target=bool(a.kl))
+        + nbytes([a.positives if a.info_nce else None, a.offsets, loss, state, scale, gradient])
+    )
     assert forward.extra_bytes == nbytes([state, scale]) + rows
     assert backward.extra_bytes == 0
-    assert step_work(*arguments, in_batch=in_batch, num_levels=num_levels) == forward + backward
+    assert step_work(empty) == forward + backward
 
 
 class Operations(TorchDispatchMode):
@@ -95,29 +102,32 @@ class Operations(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("in_batch", [0, None])
+@pytest.mark.parametrize("terms", [Terms(wasserstein=1.0), Terms(kl=1.0)], ids=str)
+@pytest.mark.parametrize("in_batch", [0, EXCLUDED])
 @pytest.mark.parametrize("given", [False, True])
-def test_flops_are_about_the_references(in_batch: int | None, given: bool) -> None:
+def test_flops_are_about_the_references(in_batch: int, given: bool, terms: Terms) -> None:
     """The reference divides by temperature and by Z where the kernels scale once, and its backward goes through each of
     its forward's steps; on the other side it keeps the exponentials that the kernels compute twice. So the kernels do
-    between half of what it does and all of it."""
+    between half of what it does and all of it. (Not so for InfoNCE, whose reference adds up only the positives' logits,
+    and for several losses, which the reference computes one by one.)"""
     Q, K, num_levels = 12, 7, 4
     scores = torch.randn(Q, Q * K, requires_grad=True)
     labels = torch.randint(0, num_levels, (Q, K))
     target = torch.rand(Q, Q * K) if given else None
-    forward = forward_work(scores, labels, target, None, None, EXCLUDED if in_batch is None else in_batch, num_levels)
-    step = step_work(scores, labels, target, in_batch=in_batch, num_levels=num_levels)
+    a = Arguments(scores, labels, target, **asdict(terms), in_batch=in_batch, num_levels=num_levels)
+    forward, step = forward_work(a), step_work(a)
 
     with Operations(scores) as counted:
-        loss = grade_wasserstein(
-            scores, labels, p=1.0, temperature=0.5, label_temperature=1.0,
+        loss = graded_loss(
+            scores, labels, terms, p=1.0, temperature=0.5, label_temperature=1.0,
             target="softmax" if target is None else target, mask=None, weight=None,
-            in_batch=in_batch, num_levels=num_levels, reduction="mean",
+            in_batch=None if in_batch == EXCLUDED else in_batch, num_levels=num_levels, position=None,
+            positives=None, negative_grade=None, offsets=None, reduction="mean",
         )  # fmt: skip
         of_forward = counted.count
         loss.backward()
     # The reference computes on every passage, and leaves out later those that take no part.
-    _, real = dense_grades(labels, Q * K, in_batch)
+    _, _, real = dense_grades(labels, Q * K, None if in_batch == EXCLUDED else in_batch)
     share = real.double().mean().item()
     for ours, reference in ((forward.flops, of_forward), (step.flops, counted.count)):
         assert 0.5 * share * reference <= ours <= share * reference
@@ -127,11 +137,11 @@ def test_flops_are_about_the_references(in_batch: int | None, given: bool) -> No
 def test_a_given_target_costs_an_addition_a_passage_it_covers() -> None:
     scores, labels = torch.empty(6, 30, device="meta"), torch.empty(6, 5, device="meta", dtype=torch.int8)
 
-    def flops(target: Tensor | None, in_batch: int | None) -> int:
-        return step_work(scores, labels, target, in_batch=in_batch).flops
+    def flops(target: Tensor | None, in_batch: int) -> int:
+        return step_work(Arguments(scores, labels, target, in_batch=in_batch)).flops
 
     assert flops(torch.empty_like(scores), 0) - flops(None, 0) == 6 * 30
-    assert flops(torch.empty_like(scores), None) - flops(None, None) == 6 * 5
+    assert flops(torch.empty_like(scores), EXCLUDED) - flops(None, EXCLUDED) == 6 * 5
     assert flops(labels.float(), 0) - flops(None, 0) == 6 * 5
 
 
@@ -150,16 +160,13 @@ class Allocations(TorchDispatchMode):
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 @every_case
 def test_memory_is_what_the_triton_operators_allocate(case: Case) -> None:
-    from wassrank.triton.grade_wasserstein import plan_forward
+    from wassrank.triton.level_losses import plan_forward
     from wassrank.triton.row_kernels import plan_backward
     from wassrank.tuning import TritonTuning
 
-    scores, labels, target, mask, weight, kind, _, *rest = meta(operator_arguments(case))
+    a = meta(operator_arguments(case))._replace(reduction=int(Reduction.mean), position=None)
     with Allocations() as forward:
-        (loss, state, scale), _ = plan_forward(
-            *[scores, labels, target, mask, weight, kind, Reduction.mean, *rest, TritonTuning()]
-        )
+        (loss, state, scale), _ = plan_forward(a, TritonTuning())
     with Allocations() as backward:
-        gradient, _ = plan_backward(loss, scores, labels, mask, state, scale, rest[0], 1.0, TritonTuning())
-    work = step_work(scores, labels, target, mask, weight, in_batch=rest[0], num_levels=rest[1])
-    assert work.extra_bytes == forward.bytes + backward.bytes - nbytes([loss, gradient])
+        gradient, _ = plan_backward(backward_arguments(a, loss, state, scale), TritonTuning())
+    assert step_work(a).extra_bytes == forward.bytes + backward.bytes - nbytes([loss, gradient])

@@ -43,6 +43,9 @@ def train(options: argparse.Namespace, args: TrainingArguments, folder: Path) ->
         label_temperature=options.label_temperature,
         target=options.target,
         in_batch=options.in_batch,
+        wasserstein=options.wasserstein,
+        info_nce=options.info_nce,
+        kl=options.kl,
         backend=options.backend,
     )
     loss = build_loss(loss_options, collection.highest_grade())
@@ -115,6 +118,9 @@ def build_parser() -> argparse.ArgumentParser:
         default=loss.in_batch,
         help="other queries' passages' grade, or none",
     )
+    parser.add_argument("--wasserstein", type=float, default=loss.wasserstein, help="its factor in combined_loss")
+    parser.add_argument("--info-nce", type=float, default=loss.info_nce, help="its factor in combined_loss")
+    parser.add_argument("--kl", type=float, default=loss.kl, help="its factor in combined_loss")
     parser.add_argument("--backend", default=loss.backend, help="of wassrank: auto, native, triton, torch")
     return parser
 

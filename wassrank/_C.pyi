@@ -16,7 +16,7 @@ class Launch(TypedDict):
 
 def build_info() -> BuildInfo: ...
 def cuda_driver_version() -> int: ...  # 13000 for 13.0; 0 without a driver
-def grade_wasserstein_launches(
+def level_losses_launches(
     dtype: str,  # "float64", "float32", "float16" or "bfloat16"
     Q: int,
     N: int,
@@ -25,6 +25,7 @@ def grade_wasserstein_launches(
     num_levels: int,
     reduced: bool,
     capability: int = 0,  # whose tuning; 0: the defaults
+    affine: bool = False,  # with InfoNCE or KL
 ) -> list[Launch]: ...
 def tuning(capability: int) -> dict[str, int]: ...
 def set_tuning(capability: int, values: Mapping[str, int]) -> None: ...

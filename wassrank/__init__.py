@@ -2,12 +2,25 @@
 
     loss = wassrank.grade_wasserstein(scores, labels)         # or wassrank.GradeWassersteinLoss()(scores, labels)
 
+InfoNCE, listwise KL and weighted sums of all three take the same arguments: `info_nce`, `listwise_kl`, `combined_loss`.
 `wassrank.resolve_backend(device)` tells which kernels run; the mathematics is in `wassrank.reference`.
 """
 
 from wassrank._version import __version__
 from wassrank.backends import resolve_backend
-from wassrank.functional import grade_wasserstein
-from wassrank.modules import GradeWassersteinLoss
+from wassrank.functional import combined_loss, grade_order, grade_wasserstein, info_nce, listwise_kl
+from wassrank.modules import CombinedLoss, GradeWassersteinLoss, InfoNCELoss, ListwiseKLLoss
 
-__all__ = ["GradeWassersteinLoss", "__version__", "grade_wasserstein", "resolve_backend"]
+__all__ = [
+    "CombinedLoss",
+    "GradeWassersteinLoss",
+    "InfoNCELoss",
+    "ListwiseKLLoss",
+    "__version__",
+    "combined_loss",
+    "grade_order",
+    "grade_wasserstein",
+    "info_nce",
+    "listwise_kl",
+    "resolve_backend",
+]

@@ -2,72 +2,182 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 from torch import Tensor, nn
 
 from wassrank import functional
 
 
-class GradeWassersteinLoss(nn.Module):
-    """`wassrank.grade_wasserstein` with its options held; the function's docstring is the reference.
+class _Loss(nn.Module):
+    """A function of wassrank with its options held.
 
     Shape:
-        scores [Q, N]; labels, mask [Q, N], or [Q, K] with N = Q·K (query-major in-batch passages); weight [Q].
-        Returns a scalar, or [Q] for reduction="none".
+        scores [Q, N]; labels [Q, N], or [Q, K] with N = Q·K (query-major in-batch passages); mask as scores or labels;
+        weight [Q]. With `offsets` [Q + 1], packed lists: scores, labels and mask [T]. Returns a scalar, or [Q] for
+        reduction="none".
+    """
+
+    function: Callable[..., Tensor]
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.options = options
+
+    def forward(
+        self,
+        scores: Tensor,
+        labels: Tensor,
+        *,
+        mask: Tensor | None = None,
+        weight: Tensor | None = None,
+        offsets: Tensor | None = None,
+        **given: Any,  # replaces an option of the module for this call: target, positives, label_temperature, …
+    ) -> Tensor:
+        options = self.options | {name: value for name, value in given.items() if value is not None}
+        loss: Tensor = type(self).function(scores, labels, mask=mask, weight=weight, offsets=offsets, **options)
+        return loss
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+
+
+class GradeWassersteinLoss(_Loss):
+    """`wassrank.grade_wasserstein` with its options held; the function's docstring is the reference.
 
     Relations to other losses:
         Unlike InfoNCE and KL it knows that grade 2 in place of grade 3 is a smaller mistake than grade 0. Its gradient
         is P·(φ − ⟨P, φ⟩), proportional to P: passages the model is confident not to want move little.
     """
 
+    function = staticmethod(functional.grade_wasserstein)
+
     def __init__(
         self,
         *,
         p: float = 1.0,
         temperature: float = 1.0,
-        label_temperature: float = 1.0,
+        label_temperature: float | Tensor = 1.0,
         target: str = "softmax",
+        in_batch: float | None = 0,
+        num_levels: int = 8,
+        position: Sequence[float] | None = None,
+        reduction: str = "mean",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(
+            p=p,
+            temperature=temperature,
+            label_temperature=label_temperature,
+            target=target,
+            in_batch=in_batch,
+            num_levels=num_levels,
+            position=position,
+            reduction=reduction,
+            backend=backend,
+        )
+
+
+class InfoNCELoss(_Loss):
+    """`wassrank.info_nce` with its options held; the function's docstring is the reference.
+
+    It knows two kinds of passage, positives (the best grade) and negatives; `negative_grade` leaves the own passages in
+    between out.
+    """
+
+    function = staticmethod(functional.info_nce)
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 1.0,
+        negative_grade: int | None = None,
+        symmetric: bool = False,
         in_batch: int | None = 0,
         num_levels: int = 8,
         reduction: str = "mean",
         backend: str = "auto",
     ) -> None:
-        super().__init__()
-        self.p = p
-        self.temperature = temperature
-        self.label_temperature = label_temperature
-        self.target = target
-        self.in_batch = in_batch
-        self.num_levels = num_levels
-        self.reduction = reduction
-        self.backend = backend
-
-    def forward(
-        self,
-        scores: Tensor,  # [Q, N]
-        labels: Tensor,  # [Q, N] or [Q, K]
-        *,
-        mask: Tensor | None = None,  # the shape of scores or labels
-        weight: Tensor | None = None,  # [Q]
-        target: Tensor | None = None,  # replaces the module's target for this call
-    ) -> Tensor:
-        return functional.grade_wasserstein(
-            scores,
-            labels,
-            p=self.p,
-            temperature=self.temperature,
-            label_temperature=self.label_temperature,
-            target=self.target if target is None else target,
-            mask=mask,
-            weight=weight,
-            in_batch=self.in_batch,
-            num_levels=self.num_levels,
-            reduction=self.reduction,
-            backend=self.backend,
+        super().__init__(
+            temperature=temperature,
+            negative_grade=negative_grade,
+            symmetric=symmetric,
+            in_batch=in_batch,
+            num_levels=num_levels,
+            reduction=reduction,
+            backend=backend,
         )
 
-    def extra_repr(self) -> str:
-        return (
-            f"p={self.p}, temperature={self.temperature}, label_temperature={self.label_temperature}, "
-            f"target={self.target!r}, in_batch={self.in_batch}, num_levels={self.num_levels}, "
-            f"reduction={self.reduction!r}, backend={self.backend!r}"
+
+class ListwiseKLLoss(_Loss):
+    """`wassrank.listwise_kl` with its options held; the function's docstring is the reference.
+
+    It asks for the target's probabilities passage by passage and knows no order among grades.
+    """
+
+    function = staticmethod(functional.listwise_kl)
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 1.0,
+        label_temperature: float | Tensor = 1.0,
+        target: str = "softmax",
+        in_batch: float | None = 0,
+        num_levels: int = 8,
+        reduction: str = "mean",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(
+            temperature=temperature,
+            label_temperature=label_temperature,
+            target=target,
+            in_batch=in_batch,
+            num_levels=num_levels,
+            reduction=reduction,
+            backend=backend,
+        )
+
+
+class CombinedLoss(_Loss):
+    """`wassrank.combined_loss` with its options held: a weighted sum of the three in one pass over the scores each way.
+
+    For instance CombinedLoss(kl=0.1, p=2, temperature=0.05, target="linear"): the distance says which way, KL keeps a
+    pull on relevant passages that have next to no probability.
+    """
+
+    function = staticmethod(functional.combined_loss)
+
+    def __init__(
+        self,
+        *,
+        wasserstein: float = 1.0,
+        info_nce: float = 0.0,
+        kl: float = 0.0,
+        p: float = 1.0,
+        temperature: float = 1.0,
+        label_temperature: float | Tensor = 1.0,
+        target: str = "softmax",
+        negative_grade: int | None = None,
+        in_batch: float | None = 0,
+        num_levels: int = 8,
+        position: Sequence[float] | None = None,
+        reduction: str = "mean",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(
+            wasserstein=wasserstein,
+            info_nce=info_nce,
+            kl=kl,
+            p=p,
+            temperature=temperature,
+            label_temperature=label_temperature,
+            target=target,
+            negative_grade=negative_grade,
+            in_batch=in_batch,
+            num_levels=num_levels,
+            position=position,
+            reduction=reduction,
+            backend=backend,
         )

@@ -1,7 +1,7 @@
-"""Grade-axis Wasserstein, level path, beside what a user would otherwise call.
+"""Grade-axis Wasserstein, beside what a user would otherwise call.
 
 Bytes of a step, forward + backward: the scores are read twice and their gradient is written once, 3·Q·N elements, and
-dense labels are read twice (wassrank/ops/grade_wasserstein.py counts all of it); cross_entropy moves about 6·Q·N
+dense labels are read twice (wassrank/ops/level_losses.py counts all of it); cross_entropy moves about 6·Q·N
 (log_softmax reads and writes, its backward reads two matrices and writes one, nll_loss's writes one). Two exponentials
 a score; everything else is a few operations.
 """
@@ -9,21 +9,18 @@ a score; everything else is a few operations.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import Tensor
 
+from benchmarks import row_losses
 from benchmarks.problem import Contender, Inputs, Loss, Pair, Problem
-from wassrank import grade_wasserstein
-from wassrank.backends import missing
-from wassrank.ops.grade_wasserstein import step_work
+from benchmarks.row_losses import LARGE, LARGEST, MEDIUM, PAPER, SMALL, inputs
 from wassrank.ops.work import Work
 
+__all__ = ["CPU_PAIRS", "GPU_PROBLEMS", "contenders", "inputs", "work"]
+
 NAME = "grade_wasserstein"
-PAPER, MEDIUM, LARGE, LARGEST = (64, 448), (512, 4096), (1024, 8192), (4096, 32768)
-SMALL = (64, 256)
 
 GPU_PROBLEMS = (
     Problem(NAME, LARGEST, dtype="bfloat16"),
@@ -33,6 +30,8 @@ GPU_PROBLEMS = (
     Problem(NAME, LARGEST, "dense uint8", dtype="bfloat16"),
     Problem(NAME, LARGE, dtype="bfloat16", p=2.0),
     Problem(NAME, SMALL, p=2.0),
+    Problem(NAME, (8192, row_losses.MEAN), "packed"),
+    Problem(NAME, (8192, row_losses.MEAN), "padded"),
     Problem(NAME, MEDIUM),
     Problem(NAME, LARGEST),
     Problem(NAME, LARGE, "dense"),
@@ -44,6 +43,7 @@ GPU_PROBLEMS = (
     Problem(NAME, LARGE, dtype="float64"),
 )
 
+PACKED = (2048, row_losses.MEAN)
 CPU_PAIRS = (
     *(
         Pair(Problem(NAME, shape, labels, p=p), "F.cross_entropy", goal if labels == "in_batch" else None)
@@ -56,67 +56,21 @@ CPU_PAIRS = (
     Pair(Problem(NAME, MEDIUM), "plain torch", 1 / 5),
     Pair(Problem(NAME, MEDIUM), "torch.compile of plain torch"),
     Pair(Problem(NAME, SMALL, "dense"), "ot.wasserstein_1d"),
+    Pair(Problem(NAME, PACKED, "packed"), "wassrank native", 1 / 3, rival_problem=Problem(NAME, PACKED, "padded")),
 )
 
 
-def labels_shape(problem: Problem) -> tuple[int, int]:
-    Q, N = problem.shape
-    return (Q, N // Q) if problem.labels == "in_batch" else (Q, N)
-
-
-def labels_dtype(problem: Problem) -> torch.dtype:
-    return torch.uint8 if problem.labels.endswith("uint8") else torch.int64
-
-
-def inputs(problem: Problem, device: str, seed: int = 0) -> Inputs:
-    """Scores [Q, N] of the normal distribution; grades 0 to 3, uniform."""
-    Q, N = problem.shape
-    generator = torch.Generator(device).manual_seed(seed)
-    scores = torch.randn(problem.shape, generator=generator, device=device).to(problem.torch_dtype)
-    grades = torch.randint(0, 4, labels_shape(problem), generator=generator, device=device)
-    positives = torch.arange(Q, device=device) % N
-    return Inputs((scores.requires_grad_(),), (grades.to(labels_dtype(problem)), positives))
-
-
 def work(problem: Problem) -> Work:
-    """What a step must move and compute at least."""
-    scores = torch.empty(problem.shape, dtype=problem.torch_dtype, device="meta")
-    return step_work(scores, torch.empty(labels_shape(problem), dtype=labels_dtype(problem), device="meta"))
+    return row_losses.work(problem)
 
 
 def contenders(problem: Problem, device: str) -> dict[str, Contender]:
     """By name; those that cannot run on `device` here are left out."""
-    found = {
-        f"wassrank {backend}": Contender(ours(backend))
-        for backend in ("native", "triton")
-        if missing(backend, device) is None
-    }
-    found["F.cross_entropy"] = Contender(cross_entropy)
-    found["plain torch"] = Contender(ours("torch"))
-    found["torch.compile of plain torch"] = Contender(compiled)
-    if importlib.util.find_spec("ot") is not None and problem.shape[0] * problem.shape[1] <= 2**21:
+    found = row_losses.contenders(problem, device, NAME, p=problem.p)
+    small = problem.shape[0] * problem.shape[1] <= 2**21 and problem.labels in ("in_batch", "dense", "dense uint8")
+    if importlib.util.find_spec("ot") is not None and small:
         found["ot.wasserstein_1d"] = Contender(pot, synchronises=True)
     return found
-
-
-def ours(backend: str) -> Callable[[Problem], Loss]:
-    def prepare(problem: Problem) -> Loss:
-        return lambda x: grade_wasserstein(x.leaves[0], x.rest[0], p=problem.p, backend=backend)
-
-    return prepare
-
-
-def cross_entropy(problem: Problem) -> Loss:
-    """What a step of InfoNCE costs: each row against one positive."""
-    return lambda x: F.cross_entropy(x.leaves[0], x.rest[1])
-
-
-def compiled(problem: Problem) -> Loss:
-    @torch.compile
-    def reference(scores: Tensor, grades: Tensor) -> Tensor:
-        return grade_wasserstein(scores, grades, p=problem.p, backend="torch")
-
-    return lambda x: reference(x.leaves[0], x.rest[0])
 
 
 def pot(problem: Problem) -> Loss:

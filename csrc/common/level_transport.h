@@ -1,4 +1,4 @@
-// Transport between two mass vectors on the grades 0 … L-1, one row at a time: cost and the source's potential.
+// Transport between two mass vectors on the levels 0 … L-1, one row at a time: cost and the source's potential.
 // Derivation: wassrank/reference/transport.py. In double whatever the scores' type: L numbers a row cost nothing, and
 // the difference of running masses is where precision would go.
 #pragma once
@@ -10,15 +10,25 @@
 
 namespace wassrank {
 
-// |d|^p for every distance between two grades.
-struct GroundCost {
-  double of[kMaxLevels];
-  bool is_distance;  // p == 1
+// d^p, d >= 0.
+inline double ground_cost(double d, double p) { return p == 1 ? d : p == 2 ? d * d : std::pow(d, p); }
 
-  GroundCost(double p, int levels) : is_distance(p == 1) {
-    for (int d = 0; d < levels; ++d) of[d] = is_distance ? d : std::pow(static_cast<double>(d), p);
+// |x_j - x_k|^p between the coordinates of any two levels.
+struct GroundCost {
+  double between[kMaxLevels][kMaxLevels];
+  double step[kMaxLevels] = {};  // x_{l+1} - x_l
+  bool is_distance;              // p == 1
+
+  // position: the levels' coordinates, rising; null: 0, 1, 2, ...
+  GroundCost(double p, int levels, const double* position) : is_distance(p == 1) {
+    const auto at = [position](int l) { return position ? position[l] : l; };
+    for (int l = 0; l + 1 < levels; ++l) step[l] = at(l + 1) - at(l);
+    if (is_distance) return;  // the steps are all it takes
+    for (int j = 0; j < levels; ++j) {
+      for (int k = 0; k <= j; ++k) between[j][k] = between[k][j] = ground_cost(at(j) - at(k), p);
+    }
   }
-  double operator()(int j, int k) const { return of[j > k ? j - k : k - j]; }
+  double operator()(int j, int k) const { return between[j][k]; }
 };
 
 // Within this, a running mass F and one of the target's count as equal (reference: `slack`).
@@ -42,9 +52,10 @@ inline double level_transport(const double* m, const double* t, int levels, cons
     for (int l = 0; l + 1 < levels; ++l) {
       F += m[l];
       gap += m[l] - t[l];
-      cost += std::abs(gap);
+      cost += ground.step[l] * std::abs(gap);
       const double slack = tie_slack(F, tie);
-      phi[l + 1] = phi[l] - (gap > slack ? 1 : gap < -slack ? -1 : 0);
+      const int sign = gap > slack ? 1 : gap < -slack ? -1 : 0;
+      phi[l + 1] = phi[l] - sign * ground.step[l];
     }
     return cost;
   }

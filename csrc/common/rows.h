@@ -29,13 +29,16 @@ enum class Reduction : int { mean, sum, none };
 
 // A batch of score rows and what each passage's level is. Computation is in float, in double for float64 scores; "C"
 // below is that type. A passage whose score is -inf, or whose mask is false, takes no part.
+//
+// Rows lie side by side, [Q, N], or packed one behind the other, [N] in all, with `offsets` saying where each begins.
 struct Rows {
-  const void* scores;  // [Q, N] of dtype
-  const void* labels;  // [Q, K] integers of label_bytes; K == N grades every passage, else N == Q * K
-  const bool*
-      mask;  // element (row, n) at row * mask_stride + n; mask_stride is N, or 0 for one flag a passage; may be null
+  const void* scores;  // [Q, N] of dtype; packed [N]
+  const void* labels;  // [Q, K] integers of label_bytes; K == N grades every passage, else N == Q * K; packed [N]
+  const bool* mask;  // element (row, n) at row * mask_stride + n; mask_stride is N, or 0 for one flag a passage; packed
+                     // [N]; may be null
   int64_t mask_stride;
-  int64_t Q, N, K;
+  const int64_t* offsets;  // [Q + 1], from 0 to N, none smaller than the one before; null: not packed
+  int64_t Q, N, K;         // packed: K == N, all passages
   Dtype dtype;
   int label_bytes;  // 1, 2, 4, 8
   bool label_signed;
@@ -43,34 +46,71 @@ struct Rows {
   int levels;    // grades lie in [0, levels), levels <= kMaxLevels
   double temperature;
 
+  // Where a row's scores and labels begin, and how many columns it has.
+  WASSRANK_HOST_DEVICE int64_t begin(int64_t row) const { return offsets ? offsets[row] : row * N; }
+  WASSRANK_HOST_DEVICE int64_t labels_begin(int64_t row) const { return offsets ? offsets[row] : row * K; }
+  WASSRANK_HOST_DEVICE int64_t mask_begin(int64_t row) const { return offsets ? offsets[row] : row * mask_stride; }
+  WASSRANK_HOST_DEVICE int64_t columns(int64_t row) const { return offsets ? offsets[row + 1] - offsets[row] : N; }
   // The columns whose grades the row's labels give: all of them, or the row's own block.
   WASSRANK_HOST_DEVICE int64_t own_begin(int64_t row) const { return K == N ? 0 : row * K; }
-  WASSRANK_HOST_DEVICE int64_t own_end(int64_t row) const { return own_begin(row) + K; }
+  WASSRANK_HOST_DEVICE int64_t own_end(int64_t row) const { return K == N ? columns(row) : (row + 1) * K; }
 };
 
-struct GradeWassersteinForward {
+// What a pass computes is a weighted sum of losses: wassrank/ops/level_losses.py has the formulas. A loss whose factor
+// is 0 is not computed.
+struct Terms {
+  double wasserstein, info_nce, kl;
+
+  // Whether gradients have a part that is not proportional to exp(s): the state's form.
+  WASSRANK_HOST_DEVICE bool affine() const { return info_nce != 0 || kl != 0; }
+};
+
+// Where a row's numbers lie in its state. Plain: coefficients c_l, then the row's maximum.
+struct StateLayout {
+  int levels;
+  bool affine;
+
+  WASSRANK_HOST_DEVICE int width() const { return affine ? 2 * levels + 6 : levels + 1; }
+  WASSRANK_HOST_DEVICE int constant(int level) const { return levels + level; }  // b_l
+  WASSRANK_HOST_DEVICE int others() const { return 2 * levels; }                 // c, then b
+  WASSRANK_HOST_DEVICE int positive() const { return 2 * levels + 2; }           // c, then b
+  WASSRANK_HOST_DEVICE int target_factor() const { return 2 * levels + 4; }      // f
+  WASSRANK_HOST_DEVICE int max() const { return width() - 1; }
+};
+
+struct LevelLossesForward {
   Rows rows;
+  Terms terms;
   Target target_kind;
-  const void* target;    // Target::given: [Q, N] or own passages' [Q, K], of C
-  int64_t target_width;  // N or K
-  const void* weight;    // [Q] of C, or null
+  const void* target;              // Target::given: [Q, N] or own passages' [Q, K], of C; packed [N]
+  int64_t target_width;            // N or K
+  const void* weight;              // [Q] of C, or null
+  const void* label_temperatures;  // [Q] of C, in place of label_temperature; or null
+  const int64_t* positives;        // [Q]: the positive's place among the row's own passages, outside of them for none;
+                                   // null: the own passages of the row's best grade
+  const double* position;          // on the host: [levels], rising; null: 0, 1, 2, ...
   Reduction reduction;
+  int negative_grade;  // own passages above it that are no positives are left out of InfoNCE
   double p, label_temperature;
   // Outputs.
   void* loss;   // [] or [Q] of C
-  void* state;  // [Q, levels + 1] of C: coefficients c_l, then the row's maximum
+  void* state;  // [Q, StateLayout::width()] of C
   void* scale;  // [] of C
   // CUDA only: room for 2 * Q of C, the rows' losses and weights before they are reduced.
   void* workspace;
 };
 
-struct GradeWassersteinBackward {
+struct LevelLossesBackward {
   Rows rows;
-  const void* grad_loss;  // [] or [Q] of C
+  bool affine;
+  const void* target;  // as in the forward, where its state's f is not 0; or null
+  int64_t target_width;
+  const int64_t* positives;  // as in the forward, or null
+  const void* grad_loss;     // [] or [Q] of C
   bool grad_per_row;
   const void* state;
   const void* scale;
-  void* grad_scores;  // [Q, N] of rows.dtype
+  void* grad_scores;  // as scores
 };
 
 }  // namespace wassrank

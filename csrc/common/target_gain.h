@@ -8,7 +8,7 @@
 namespace wassrank {
 
 // Of Target::softmax, linear and exp2. For softmax it is the gain of a passage `level` levels below the row's highest.
-inline double target_gain(Target target, int level, double label_temperature) {
+WASSRANK_HOST_DEVICE inline double target_gain(Target target, int level, double label_temperature) {
   switch (target) {
     case Target::softmax: return std::exp(-level / label_temperature);
     case Target::linear: return level;
@@ -16,6 +16,13 @@ inline double target_gain(Target target, int level, double label_temperature) {
     case Target::given: break;
   }
   return 1;
+}
+
+// gain * log(gain), 0 where there is no gain: what an entropy is made of.
+WASSRANK_HOST_DEVICE inline double gain_log_gain(Target target, int level, double label_temperature) {
+  const double gain = target_gain(target, level, label_temperature);
+  if (target == Target::softmax) return gain * (-level / label_temperature);  // also where the gain underflows
+  return gain > 0 ? gain * std::log(gain) : 0;
 }
 
 }  // namespace wassrank

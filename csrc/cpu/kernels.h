@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "common/rows.h"
+#include "common/sorted_rows.h"
 
 namespace wassrank::cpu {
 
@@ -17,8 +18,12 @@ using ParallelFor = void (*)(int64_t n, int64_t grain, const std::function<void(
 struct Kernels {
   const char* instruction_set;
   // Returns a grade outside [0, levels) if a passage that takes part has one; the outputs then mean nothing.
-  std::optional<int64_t> (*grade_wasserstein_forward)(const GradeWassersteinForward&, ParallelFor);
-  void (*grade_wasserstein_backward)(const GradeWassersteinBackward&, ParallelFor);
+  std::optional<int64_t> (*level_losses_forward)(const LevelLossesForward&, ParallelFor);
+  void (*level_losses_backward)(const LevelLossesBackward&, ParallelFor);
+  void (*grade_order)(const GradeOrder&, ParallelFor);
+  // Returns a label that is NaN or infinite if a passage that takes part has one; the outputs then mean nothing.
+  std::optional<double> (*sorted_wasserstein_forward)(const SortedForward&, ParallelFor);
+  void (*sorted_wasserstein_backward)(const SortedBackward&, ParallelFor);
 };
 
 // Compiled from the same sources with other flags; see setup.py.

@@ -77,6 +77,23 @@ inline double exp_nonpositive(double x) {
   return x < -708.0 ? 0.0 : e * power;
 }
 
+// log x of a positive, finite, normal x; some number for any other. x = 2^k m with m
+// around 1, log m = 2 atanh(z), z = (m - 1) / (m + 1), |z| <= 0.172: the first term left out is below rounding.
+template <class C>
+C log_positive(C x) {
+  using Bits = std::conditional_t<sizeof(C) == 4, int32_t, int64_t>;
+  constexpr int kMantissa = std::numeric_limits<C>::digits - 1;
+  constexpr Bits kRootHalf = std::bit_cast<Bits>(C(0.70710678118654752440));
+  const Bits bits = std::bit_cast<Bits>(x), exponent = (bits - kRootHalf) >> kMantissa;
+  const C m = std::bit_cast<C>(bits - (exponent << kMantissa));
+  const C z = (m - 1) / (m + 1), z2 = z * z;
+  constexpr int kTerms = sizeof(C) == 4 ? 5 : 10;
+  C sum = 0;
+#pragma GCC unroll 10
+  for (int i = kTerms; i >= 1; --i) sum = (sum + C(1) / C(2 * i + 1)) * z2;
+  return static_cast<C>(exponent) * C(0.69314718055994530942) + 2 * (z + z * sum);
+}
+
 // ---- loads and stores: a block of stored scores as C ----
 
 inline void widen(const double* from, double* to, int64_t n) {
@@ -145,13 +162,13 @@ inline void narrow(const float* from, Half* to, int64_t n) {
 // Scores [begin, begin + n) of a row as C, -inf where masked; `buffer` is used only where a copy is needed.
 template <class S, class C>
 const C* load_scores(const Rows& rows, int64_t row, int64_t begin, int64_t n, C* buffer) {
-  const S* stored = static_cast<const S*>(rows.scores) + row * rows.N + begin;
+  const S* stored = static_cast<const S*>(rows.scores) + rows.begin(row) + begin;
   if constexpr (std::is_same_v<S, C>) {
     if (!rows.mask) return stored;
   }
   widen(stored, buffer, n);
   if (rows.mask) {
-    const bool* mask = rows.mask + row * rows.mask_stride + begin;
+    const bool* mask = rows.mask + rows.mask_begin(row) + begin;
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) buffer[i] = mask[i] ? buffer[i] : kNegInf<C>;
   }
@@ -219,84 +236,136 @@ void exp_block(const C* s, int64_t n, C max, C inverse_temperature, C* e) {
   map_block(s, n, e, [=](C x) { return exp_nonpositive((x - max) * inverse_temperature); });
 }
 
-// factor * exp(...), exactly 0 where the passage takes no part even if the factor is NaN.
+// factor * exp(...) + constant, exactly 0 where the passage takes no part even if the factor is NaN.
 template <class C>
-void scaled_exp_block(const C* s, int64_t n, C max, C inverse_temperature, C factor, C* out) {
+void scaled_exp_block(const C* s, int64_t n, C max, C inverse_temperature, C factor, C constant, C* out) {
   map_block(s, n, out, [=](C x) {
-    const C e = factor * exp_nonpositive((x - max) * inverse_temperature);
+    const C e = factor * exp_nonpositive((x - max) * inverse_temperature) + constant;
     return x == kNegInf<C> ? C(0) : e;
   });
 }
 
-// mass[level[i]] += e[i] and count[level[i]] += 1, for levels below kLevel..., with one vector register of sums a
-// level: a sweep of its own for each level would wait for its one sum at every step.
-template <class C, int... kLevel>
-void add_by_level(const int32_t* level, const C* e, int64_t n, double* mass, double* count,
+// x[i] = s[i] - max, 0 where the passage takes no part.
+template <class C>
+void shift_block(const C* s, int64_t n, C max, C* x) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) x[i] = s[i] == kNegInf<C> ? C(0) : s[i] - max;
+}
+
+// values[i] where the passage takes part, else 0.
+template <class C>
+void keep_real(const C* s, const C* values, int64_t n, C* kept) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) kept[i] = s[i] == kNegInf<C> ? C(0) : values[i];
+}
+
+// out[i] += factor * values[i] where the passage takes part.
+template <class C>
+void add_scaled(const C* s, const C* values, int64_t n, C factor, C* out) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) out[i] += s[i] == kNegInf<C> ? C(0) : factor * values[i];
+}
+
+template <class C>
+C dot(const C* a, const C* b, int64_t n) {
+  C sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+// Sum of x log x, with 0 log 0 = 0.
+template <class C>
+C sum_x_log_x(const C* x, int64_t n) {
+  C sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += x[i] * log_positive(x[i]);
+  return sum;
+}
+
+template <bool kCounted, class C>
+void add_one_by_one(const int32_t* level, const C* values, int64_t n, double* sum, double* count) {
+  for (int64_t i = 0; i < n; ++i) {
+    sum[level[i]] += values[i];
+    if constexpr (kCounted) count[level[i]] += 1;
+  }
+}
+
+// sum[level[i]] += values[i] and, where `count` is wanted, count[level[i]] += 1, for levels below kLevel..., with one
+// vector register of sums a level: a sweep of its own for each level would wait for its one sum at every step.
+template <bool kCounted, class C, int... kLevel>
+void add_by_level(const int32_t* level, const C* values, int64_t n, double* sum, double* count,
                   std::integer_sequence<int, kLevel...>) {
   constexpr int kLanes = 64 / sizeof(C);
   using Index = std::conditional_t<sizeof(C) == 4, int32_t, int64_t>;
   typedef C Values __attribute__((vector_size(64)));
   typedef Index Indices __attribute__((vector_size(64)));
   typedef int32_t Stored __attribute__((vector_size(kLanes * sizeof(int32_t))));
-  Values masses[] = {(static_cast<void>(kLevel), Values{})...};
+  Values sums[] = {(static_cast<void>(kLevel), Values{})...};
   Indices counts[] = {(static_cast<void>(kLevel), Indices{})...};
   const int64_t whole = n / kLanes * kLanes;
   for (int64_t i = 0; i < whole; i += kLanes) {
-    Values values;
+    Values some;
     Stored stored;
-    std::memcpy(&values, e + i, sizeof values);
+    std::memcpy(&some, values + i, sizeof some);
     std::memcpy(&stored, level + i, sizeof stored);
     const Indices levels = __builtin_convertvector(stored, Indices);
-    ((masses[kLevel] += levels == kLevel ? values : Values{}), ...);
-    ((counts[kLevel] -= levels == kLevel), ...);  // a true comparison is -1
+    ((sums[kLevel] += levels == kLevel ? some : Values{}), ...);
+    if constexpr (kCounted) ((counts[kLevel] -= levels == kLevel), ...);  // a true comparison is -1
   }
   for (int l = 0; l < static_cast<int>(sizeof...(kLevel)); ++l) {
-    C sum = 0;
+    C total = 0;
     Index passages = 0;
     for (int lane = 0; lane < kLanes; ++lane) {
-      sum += masses[l][lane];
-      passages += counts[l][lane];
+      total += sums[l][lane];
+      if constexpr (kCounted) passages += counts[l][lane];
     }
-    mass[l] += sum;
-    count[l] += passages;
+    sum[l] += total;
+    if constexpr (kCounted) count[l] += passages;
   }
-  for (int64_t i = whole; i < n; ++i) {
-    mass[level[i]] += e[i];
-    count[level[i]] += 1;
-  }
+  add_one_by_one<kCounted>(level + whole, values + whole, n - whole, sum, count);
 }
 
-template <class C>
-void add_by_level(const int32_t* level, const C* e, int64_t n, int levels, double* mass, double* count) {
+template <bool kCounted, class C>
+void add_by_level(const int32_t* level, const C* values, int64_t n, int levels, double* sum, double* count) {
   if (n >= kFewPassages && levels <= 4) {
-    return add_by_level(level, e, n, mass, count, std::make_integer_sequence<int, 4>{});
+    return add_by_level<kCounted>(level, values, n, sum, count, std::make_integer_sequence<int, 4>{});
   }
   if (n >= kFewPassages && levels <= 8) {
-    return add_by_level(level, e, n, mass, count, std::make_integer_sequence<int, 8>{});
+    return add_by_level<kCounted>(level, values, n, sum, count, std::make_integer_sequence<int, 8>{});
   }
-  for (int64_t i = 0; i < n; ++i) {
-    mass[level[i]] += e[i];
-    count[level[i]] += 1;
-  }
+  add_one_by_one<kCounted>(level, values, n, sum, count);
 }
 
-// out[i] *= table[level[i]] for levels below kLevels, without a gather: a chain of selects is faster for few levels.
-template <class C, int... kLevel>
-void scale_by_level(const int32_t* level, int64_t n, const C* table, C* out, std::integer_sequence<int, kLevel...>) {
-  const C of[] = {table[kLevel]...};
+// out[i] = factor[level[i]] * out[i] + constant[level[i]] for levels below kLevels, without a gather: a chain of
+// selects is faster for few levels. Exactly 0 where the passage takes no part. Without kAffine every constant is 0.
+template <bool kAffine, class C, int... kLevel>
+void apply_by_level(const C* s, const int32_t* level, int64_t n, const C* factor, const C* constant, C* out,
+                    std::integer_sequence<int, kLevel...>) {
+  const C factors[] = {factor[kLevel]...};
+  const C constants[] = {(kAffine ? constant[kLevel] : C(0))...};
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
-    C factor = 0;
-    ((factor = level[i] == kLevel ? of[kLevel] : factor), ...);
-    out[i] *= factor;
+    C f = 0, b = 0;
+    ((f = level[i] == kLevel ? factors[kLevel] : f), ...);
+    if constexpr (kAffine) ((b = level[i] == kLevel ? constants[kLevel] : b), ...);
+    out[i] = s[i] == kNegInf<C> ? C(0) : f * out[i] + b;
   }
 }
 
-template <class C>
-void scale_by_level(const int32_t* level, int64_t n, int levels, const C* table, C* out) {
-  if (levels <= 4) return scale_by_level(level, n, table, out, std::make_integer_sequence<int, 4>{});
-  if (levels <= 8) return scale_by_level(level, n, table, out, std::make_integer_sequence<int, 8>{});
-  for (int64_t i = 0; i < n; ++i) out[i] *= table[level[i]];
+template <bool kAffine, class C>
+void apply_by_level(const C* s, const int32_t* level, int64_t n, int levels, const C* factor, const C* constant,
+                    C* out) {
+  if (levels <= 4) {
+    return apply_by_level<kAffine>(s, level, n, factor, constant, out, std::make_integer_sequence<int, 4>{});
+  }
+  if (levels <= 8) {
+    return apply_by_level<kAffine>(s, level, n, factor, constant, out, std::make_integer_sequence<int, 8>{});
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    const C value = factor[level[i]] * out[i] + (kAffine ? constant[level[i]] : C(0));
+    out[i] = s[i] == kNegInf<C> ? C(0) : value;
+  }
 }
 
 }  // namespace wassrank::cpu::WASSRANK_ISA

@@ -8,7 +8,9 @@
 
 namespace wassrank::cuda {
 
-// Columns are counted in 32 bits, with room for what a last round of slots reaches beyond the end.
+// Columns are counted in 32 bits, with room for what a last round of slots reaches beyond the end. No packed
+// list may have half as many, of which a warp's threads then see no more than float counts exactly: it is for the
+// caller to know, since only the device could tell.
 constexpr int64_t kMaxColumns = int64_t{1} << 30;
 
 // Columns [begin, end).

@@ -26,10 +26,11 @@ struct Launch {
 
 // Queue the work on `stream` (a cudaStream_t) of the current device and return nullptr, or the text of the launch's
 // error. Throw std::invalid_argument for sizes that no launch covers.
-const char* grade_wasserstein_forward(const GradeWassersteinForward& args, const Tuning& tuning, void* stream);
-const char* grade_wasserstein_backward(const GradeWassersteinBackward& args, const Tuning& tuning, void* stream);
+const char* level_losses_forward(const LevelLossesForward& args, const Tuning& tuning, void* stream);
+const char* level_losses_backward(const LevelLossesBackward& args, const Tuning& tuning, void* stream);
 
-// What the two would launch, forward first, for rows whose pointers are not looked at. Needs no GPU.
-std::vector<Launch> grade_wasserstein_launches(const Rows& rows, Reduction reduction, const Tuning& tuning);
+// What the two would launch, forward first, for rows of which only whether they are packed is looked at, not what any
+// pointer points to. Needs no GPU.
+std::vector<Launch> level_losses_launches(const Rows& rows, bool affine, Reduction reduction, const Tuning& tuning);
 
 }  // namespace wassrank::cuda

@@ -1,4 +1,4 @@
-// A row of scores and what belongs to its columns: mask, grades, given target.
+// A row of scores and what belongs to its columns: mask, grades, given target, the positive's place.
 #pragma once
 
 #include <cstdint>
@@ -58,6 +58,7 @@ struct Row {
   static constexpr int kSlots = 2, kLabelledSlots = kWidth < 8 ? 2 : 1;
 
   const Rows& rows;
+  int64_t begin;  // column n is element begin + n of scores, gradient and, if given to all, target
   const S* scores;
   const uint8_t* mask;  // null if there is none
   int64_t own_offset;   // labels and own passages' targets: column n's is at own_offset + n
@@ -66,13 +67,14 @@ struct Row {
 
   __device__ Row(const Rows& rows, int64_t row)
       : rows(rows),
-        scores(static_cast<const S*>(rows.scores) + row * rows.N),
-        mask(rows.mask ? reinterpret_cast<const uint8_t*>(rows.mask) + row * rows.mask_stride : nullptr),
-        own_offset(rows.K == rows.N ? row * rows.N : 0),
+        begin(rows.begin(row)),
+        scores(static_cast<const S*>(rows.scores) + begin),
+        mask(rows.mask ? reinterpret_cast<const uint8_t*>(rows.mask) + rows.mask_begin(row) : nullptr),
+        own_offset(rows.labels_begin(row) - rows.own_begin(row)),
         own{static_cast<int>(rows.own_begin(row)), static_cast<int>(rows.own_end(row))},
         shift(static_cast<int>(reinterpret_cast<uintptr_t>(scores) % 16 / sizeof(S))) {}
 
-  __device__ Columns all() const { return {0, static_cast<int>(rows.N)}; }
+  __device__ Columns all() const { return rows.K == rows.N ? own : Columns{0, static_cast<int>(rows.N)}; }
   __device__ Stretch<kWidth> own_stretch() const { return {own, shift}; }
   __device__ StretchesAround<kWidth> other_stretches() const { return {all(), own, shift}; }
 
@@ -95,6 +97,11 @@ struct Row {
       case 2: return load_levels_of<uint16_t>(hand, level);
       default: return load_levels_of<uint8_t>(hand, level);
     }
+  }
+
+  // A passage's column from its place among the row's own; -1 if it is none of them.
+  __device__ int own_column(int64_t place) const {
+    return place >= 0 && place < own.end - own.begin ? own.begin + static_cast<int>(place) : -1;
   }
 
  private:

@@ -138,6 +138,8 @@ def test_skips(): pytest.skip("no such thing")
 
 def test_every_test_is_recorded_and_a_fatal_one_is_named(tmp_path: Path) -> None:
     (tmp_path / "test_some.py").write_text(TESTS)
+    (tmp_path / "test_needing_more.py").write_text("import no_such_package")
+    (tmp_path / "test_broken.py").write_text("1 / 0")
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu\n")
     store = Store(tmp_path / "run")
     program = textwrap.dedent(f"""
@@ -145,14 +147,15 @@ def test_every_test_is_recorded_and_a_fatal_one_is_named(tmp_path: Path) -> None
         from pathlib import Path
         from benchmarks.gpu.stages.tests import Recorder
         from benchmarks.gpu.store import Store
-        pytest.main(["-q", "-p", "no:cacheprovider", {str(tmp_path)!r}],
+        pytest.main(["-q", "-p", "no:cacheprovider", "--continue-on-collection-errors", {str(tmp_path)!r}],
                     plugins=[Recorder(Store(Path({str(store.folder)!r})), time.monotonic() + 60)])
     """)
     statuses = [execute([sys.executable, "-c", program], tmp_path / "log", 60.0)[0] for _ in range(2)]
     assert statuses == [5, 0]
     found = tests_stage.summary(store)
-    assert found["counts"] == {"passed": 2, "failed": 2, "skipped": 1}
+    assert found["counts"] == {"passed": 2, "failed": 3, "skipped": 2}
     errors = {failure["test"].split("::")[-1]: failure["error"] for failure in found["failures"]}
+    assert "ZeroDivisionError" in next(error for test, error in errors.items() if "test_broken" in test)
     assert errors["test_wrong"] == "assert 1 == 2"
     assert "ended the process" in errors["test_takes_the_process_with_it"]
     assert found["status"] == "failed"

@@ -1,4 +1,4 @@
-// Runs calls of the grade-axis kernels on simt.h:  driver CALLS RESULTS
+// Runs calls of the losses on grades on simt.h:  driver CALLS RESULTS
 //
 // CALLS holds, one call after the other, the numbers of `Header` and the input arrays, each as its size in bytes and
 // what lies in memory; RESULTS gets each call's outputs. tests/simt/driver.py writes and reads them. Forward runs first
@@ -26,12 +26,12 @@ namespace {
 using namespace wassrank;
 
 struct Header {
-  int64_t Q, N, K, dtype, label_bytes, label_signed, in_batch, levels, target_kind, target_width, reduction,
-      mask_stride, has_mask, has_weight;
+  int64_t Q, N, K, dtype, label_bytes, label_signed, in_batch, levels, negative_grade, target_kind, target_width,
+      reduction, mask_stride, has_mask, has_weight, has_label_temperatures, has_positives, packed, has_position;
   int64_t misaligned;                 // elements between a 16-byte boundary and the first score
   int64_t last_rows, last_gradients;  // of state, unreduced loss and gradient RESULTS gets so many; 0: all
   int64_t warp_slots, slots_per_thread, max_team, short_row_threads, backward_threads;
-  double temperature, p, label_temperature;
+  double wasserstein, info_nce, kl, p, temperature, label_temperature;
 };
 
 [[noreturn]] void fail(const char* what) {
@@ -120,24 +120,31 @@ void check(const char* error) {
 void run_call(const Header& h, std::istream& calls, std::ostream& results) {
   const int64_t stored = h.dtype == 0 ? 8 : h.dtype == 1 ? 4 : 2, computed = h.dtype == 0 ? 8 : 4;
   const bool per_row = static_cast<Reduction>(h.reduction) == Reduction::none, whole = h.last_rows == 0;
-  const int64_t rows_kept = whole ? h.Q : h.last_rows, gradients_kept = whole ? h.Q * h.N : h.last_gradients;
+  const int64_t lines = h.packed ? 1 : h.Q, elements = lines * h.N;
+  const int64_t rows_kept = whole ? h.Q : h.last_rows, gradients_kept = whole ? elements : h.last_gradients;
   const int64_t losses = per_row ? h.Q : 1, losses_kept = per_row ? rows_kept : 1;
+  const Terms terms{h.wasserstein, h.info_nce, h.kl};
+  const int64_t state_bytes = StateLayout{static_cast<int>(h.levels), terms.affine()}.width() * computed;
   simt::corners_only = !whole;
 
-  Input scores(calls, h.Q * h.N * stored, h.misaligned * stored), labels(calls, h.Q * h.K * h.label_bytes);
-  Input target(calls, h.Q * h.target_width * computed);
-  Input mask(calls, h.has_mask * (h.mask_stride == 0 ? h.N : h.Q * h.N));
-  Input weight(calls, h.has_weight * h.Q * computed), grad_loss(calls, losses * computed);
+  Input scores(calls, elements * stored, h.misaligned * stored), labels(calls, lines * h.K * h.label_bytes);
+  Input target(calls, lines * h.target_width * computed);
+  Input mask(calls, h.has_mask * (h.mask_stride == 0 ? h.N : elements));
+  Input weight(calls, h.has_weight * h.Q * computed);
+  Input label_temperatures(calls, h.has_label_temperatures * h.Q * computed);
+  Input positives(calls, h.has_positives * h.Q * 8), offsets(calls, h.packed * (h.Q + 1) * 8);
+  Input position(calls, h.has_position * h.levels * 8), grad_loss(calls, losses * computed);
   Output loss(losses * computed, losses_kept * computed), scale(computed, computed);
-  Output state(h.Q * (h.levels + 1) * computed, rows_kept * (h.levels + 1) * computed);
+  Output state(h.Q * state_bytes, rows_kept * state_bytes);
   Output workspace(2 * h.Q * computed, whole ? 2 * h.Q * computed : 0);
-  Output grad_scores(h.Q * h.N * stored, gradients_kept * stored);
+  Output grad_scores(elements * stored, gradients_kept * stored);
 
   Rows rows{};
   rows.scores = scores.data();
   rows.labels = labels.data();
   rows.mask = h.has_mask ? reinterpret_cast<const bool*>(mask.data()) : nullptr;
   rows.mask_stride = h.mask_stride;
+  rows.offsets = h.packed ? reinterpret_cast<const int64_t*>(offsets.data()) : nullptr;
   rows.Q = h.Q;
   rows.N = h.N;
   rows.K = h.K;
@@ -153,29 +160,38 @@ void run_call(const Header& h, std::istream& calls, std::ostream& results) {
                                                {"short_row_threads", h.short_row_threads},
                                                {"backward_threads", h.backward_threads}});
 
-  GradeWassersteinForward forward{};
+  LevelLossesForward forward{};
   forward.rows = rows;
+  forward.terms = terms;
   forward.target_kind = static_cast<Target>(h.target_kind);
   forward.target = forward.target_kind == Target::given ? target.data() : nullptr;
   forward.target_width = h.target_width;
   forward.weight = h.has_weight ? weight.data() : nullptr;
+  forward.label_temperatures = h.has_label_temperatures ? label_temperatures.data() : nullptr;
+  forward.positives = h.has_positives ? reinterpret_cast<const int64_t*>(positives.data()) : nullptr;
+  forward.position = h.has_position ? reinterpret_cast<const double*>(position.data()) : nullptr;
   forward.reduction = static_cast<Reduction>(h.reduction);
+  forward.negative_grade = static_cast<int>(h.negative_grade);
   forward.p = h.p;
   forward.label_temperature = h.label_temperature;
   forward.loss = loss.data();
   forward.state = state.data();
   forward.scale = scale.data();
   forward.workspace = workspace.data();
-  check(cuda::grade_wasserstein_forward(forward, tuning, nullptr));
+  check(cuda::level_losses_forward(forward, tuning, nullptr));
 
-  GradeWassersteinBackward backward{};
+  LevelLossesBackward backward{};  // as wassrank/ops/level_losses.py saves for it
   backward.rows = rows;
+  backward.affine = terms.affine();
+  backward.target = terms.kl != 0 ? forward.target : nullptr;
+  backward.target_width = backward.target ? forward.target_width : 0;
+  backward.positives = terms.info_nce != 0 ? forward.positives : nullptr;
   backward.grad_loss = grad_loss.data();
   backward.grad_per_row = per_row;
   backward.state = state.data();
   backward.scale = scale.data();
   backward.grad_scores = grad_scores.data();
-  check(cuda::grade_wasserstein_backward(backward, tuning, nullptr));
+  check(cuda::level_losses_backward(backward, tuning, nullptr));
 
   for (Output* output : {&loss, &state, &scale, &grad_scores}) output->write(results);
 }

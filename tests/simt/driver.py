@@ -8,13 +8,15 @@ import struct
 import subprocess
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from wassrank.arguments import Arguments
 from wassrank.codes import Reduction
+from wassrank.reference.rows import compute_dtype
 
 ROOT = Path(__file__).parent.parent.parent
 SIMT = Path(__file__).parent
@@ -23,31 +25,14 @@ DTYPES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 
 TUNING = {"warp_slots": 256, "slots_per_thread": 4, "max_team": 512, "short_row_threads": 128, "backward_threads": 256}
 
 
-def computing(dtype: torch.dtype) -> torch.dtype:
-    """What losses of such scores are computed in."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 @dataclass(frozen=True)
 class Call:
-    """What `wassrank::grade_wasserstein` takes, and the gradient of its loss for the operator's backward.
+    """What `wassrank::level_losses` takes, and the gradient of its loss for the operator's backward.
 
     Of a batch too large to hold, the tensors are the end: `size` is the whole one's Q, N and K. See driver.cpp.
     """
 
-    scores: Tensor  # [Q, N]
-    labels: Tensor  # [Q, N] or [Q, K]
-    target: Tensor | None
-    mask: Tensor | None
-    weight: Tensor | None
-    target_kind: int
-    reduction: int
-    in_batch: int
-    num_levels: int
-    p: float
-    temperature: float
-    label_temperature: float
-    _: KW_ONLY
+    arguments: Arguments
     grad_loss: Tensor  # [] or [Q]
     misaligned: int = 0  # elements between a 16-byte boundary and the first score
     tuning: dict[str, int] = field(default_factory=dict)  # what differs from the defaults
@@ -55,37 +40,61 @@ class Call:
 
     def as_bytes(self) -> bytes:
         """`Header` of driver.cpp and the arrays."""
-        Q, N, K = self.size or (*self.scores.shape, self.labels.shape[1])
+        a = self.arguments
+        Q, N, K = self.size or (a.queries, a.scores.shape[-1], a.labels.shape[-1])
         integers = (
             Q,
             N,
             K,
-            DTYPES[self.scores.dtype],
-            self.labels.element_size(),
-            self.labels.dtype != torch.uint8,
-            self.in_batch,
-            self.num_levels,
-            self.target_kind,
-            0 if self.target is None else self.target.shape[1],
-            self.reduction,
-            N if self.mask is not None and self.mask.shape == self.scores.shape else 0,
-            self.mask is not None,
-            self.weight is not None,
+            DTYPES[a.scores.dtype],
+            a.labels.element_size(),
+            a.labels.dtype != torch.uint8,
+            a.in_batch,
+            a.num_levels,
+            a.negative_grade,
+            a.target_kind,
+            0 if a.target is None else N if a.offsets is not None else a.target.shape[1],
+            a.reduction,
+            N if a.mask is not None and a.mask.shape == a.scores.shape else 0,
+            a.mask is not None,
+            a.weight is not None,
+            a.label_temperatures is not None,
+            a.positives is not None,
+            a.offsets is not None,
+            a.position is not None,
             self.misaligned,
-            *((self.labels.shape[0], self.scores.numel()) if self.size else (0, 0)),
+            *((self.rows, a.scores.numel()) if self.size else (0, 0)),
             *(TUNING | self.tuning).values(),
         )
-        header = struct.pack(f"<{len(integers)}q3d", *integers, self.temperature, self.p, self.label_temperature)
-        arrays = [as_bytes(x) for x in (self.scores, self.labels, self.target, self.mask, self.weight, self.grad_loss)]
-        return header + b"".join(struct.pack("<q", len(array)) + array for array in arrays)
+        numbers = (a.wasserstein, a.info_nce, a.kl, a.p, a.temperature, a.label_temperature)
+        header = struct.pack(f"<{len(integers)}q{len(numbers)}d", *integers, *numbers)
+        tensors = (
+            a.scores,
+            a.labels,
+            a.target,
+            a.mask,
+            a.weight,
+            a.label_temperatures,
+            a.positives,
+            a.offsets,
+            a.position,
+            self.grad_loss,
+        )
+        return header + b"".join(struct.pack("<q", len(array)) + array for array in map(as_bytes, tensors))
+
+    @property
+    def rows(self) -> int:
+        """Those at the end of a batch too large to hold, or all."""
+        a = self.arguments
+        return 1 if self.size and a.offsets is not None else a.queries
 
 
 @dataclass(frozen=True)
 class Result:
     loss: Tensor  # [] or [Q]
-    state: Tensor  # [Q, levels + 1]
+    state: Tensor  # [Q, its width]
     scale: Tensor  # []
-    grad_scores: Tensor  # [Q, N]
+    grad_scores: Tensor  # as the scores
 
 
 def as_bytes(tensor: Tensor | None) -> bytes:
@@ -107,13 +116,13 @@ class Results:
         return (torch.frombuffer(part, dtype=dtype) if part else torch.empty(0, dtype=dtype)).reshape(shape)
 
     def of(self, call: Call) -> Result:
-        C = computing(call.scores.dtype)
-        Q = call.labels.shape[0]
+        a = call.arguments
+        C = compute_dtype(a.scores.dtype)
         return Result(
-            loss=self.tensor((Q,) if call.reduction == Reduction.none else (), C),
-            state=self.tensor((Q, call.num_levels + 1), C),
+            loss=self.tensor((call.rows,) if a.reduction == Reduction.none else (), C),
+            state=self.tensor((call.rows, a.state_width), C),
             scale=self.tensor((), C),
-            grad_scores=self.tensor(tuple(call.scores.shape), call.scores.dtype),
+            grad_scores=self.tensor(tuple(a.scores.shape), a.scores.dtype),
         )
 
 
@@ -146,7 +155,7 @@ class Driver:
 
     @staticmethod
     def build(folder: Path, sanitizer: str, main: Path, sources: Path = ROOT / "csrc") -> Driver:
-        files = [str(main), "-x", "c++", str(sources / "cuda" / "grade_wasserstein.cu")]
+        files = [str(main), "-x", "c++", str(sources / "cuda" / "level_losses.cu")]
         return Driver(compiled(folder / f"driver_{sanitizer}", sanitizer, files, sources))
 
     def start(self, calls: Sequence[Call]) -> tuple[subprocess.CompletedProcess[str], bytes]:
@@ -184,7 +193,7 @@ class Mutant:
 
 RACE, OVERFLOW, STUCK = ("thread", "data race"), ("address", "heap-buffer-overflow"), ("plain", "others do not reach")
 POISON, NUMBERS = ("plain", "poison"), ("plain", "numbers")
-KERNEL, SUMS = "grade_wasserstein.cu", "level_sums.cuh"
+KERNEL, SUMS, ROWS = "level_losses.cu", "level_sums.cuh", "rows.cuh"
 MUTANTS = [
     Mutant("no barrier before sums are read", SUMS, "__syncthreads();", "", *RACE, "block rows"),
     Mutant("no barrier before warps' losses are read", "reduce.cuh", "__syncthreads();", "", *RACE, "in_batch"),
@@ -192,27 +201,41 @@ MUTANTS = [
     Mutant("a barrier for some", SUMS, "__syncthreads();", "if (lane) __syncthreads();", *STUCK, "block rows"),
     Mutant("a slot too many", "columns.cuh", "step < stretches", "step <= stretches", *OVERFLOW, "dense"),
     Mutant("a gradient one column on", KERNEL, "gradient + hand", "gradient + 1 + hand", *OVERFLOW, "dense"),
-    Mutant("a state one row on", KERNEL, "(args.state) + row *", "(args.state) + (row + 1) *", *OVERFLOW, "dense"),
+    Mutant("a state one row on", KERNEL, "(args.state) + row", "(args.state) + 1 + row", *OVERFLOW, "dense"),
+    Mutant("a list one score on", ROWS, "begin(rows.begin", "begin(1 + rows.begin", *OVERFLOW, "packed_one"),
     Mutant("edges left out", "columns.cuh", "edges > 0", "edges > 99", *POISON, "dense_int8_p2"),
-    Mutant("bins not emptied", SUMS, "bin(l, thread_) = {0, 0};", "{}", *POISON, "in_batch"),
-    Mutant("no maximum kept", KERNEL, "state[levels] = empty ? C(0) : sums.max;", "", *POISON, "none"),
+    Mutant("bins not emptied", SUMS, "bin(l, thread_) = {};", "{}", *NUMBERS, "in_batch"),
+    Mutant("others' bin not emptied", SUMS, "l < Memory::bin_slots(levels_)", "l <= levels_", *POISON, "kl_exp2_dense"),
+    Mutant("no maximum kept", KERNEL, "state[layout.max()] =", "[[maybe_unused]] C none =", *POISON, "none"),
     Mutant("no scale of a reduced batch", "reduce.cuh", "*scale = static_cast<C>(factor);", "", *POISON, "sum"),
     Mutant("half a warp's sum", "warp.cuh", "distance >= period", "distance > period", *NUMBERS, "dense"),
-    Mutant("a row found in 31 bits", "rows.cuh", "row * rows.N),", "int(row * rows.N)),", *NUMBERS, "many_short_rows"),
-    Mutant("a row found in 32 bits", KERNEL, "row * rows.N;", "unsigned(row * rows.N);", *POISON, "many_short_rows"),
-]
+    Mutant("x not shifted", SUMS, "sum -= count * by.drop;", "", *NUMBERS, "rising, all losses"),
+    Mutant("lanes' x not shifted", SUMS, "part.count) * by.drop", "0) * by.drop", *NUMBERS, "listwise_kl_in_batch"),
+    Mutant("one positive", "info_nce.cuh", "factor / (t * count)", "factor / t", *NUMBERS, "info_nce_in_batch"),
+    Mutant("best alone competes", "info_nce.cuh", "lane <= args.", "lane < 0 * args.", *NUMBERS, "info_nce_dense"),
+    Mutant("T not normalised", "listwise_kl.cuh", "gain / target.total", "gain", *NUMBERS, "listwise_kl_dense"),
+    Mutant("labels of the first list", ROWS, "rows.labels_begin(row) -", "-", *NUMBERS, "packed_info_nce"),
+    Mutant("a place in the row", ROWS, "own.begin + static_cast", "static_cast", *NUMBERS, "info_nce_positives"),
+    Mutant("a row found in 31 bits", ROWS, "scores) + begin", "scores) + int(begin)", *NUMBERS, "many_short_rows"),
+    Mutant("a row found in 32 bits", KERNEL, "+ row.begin;", "+ unsigned(row.begin);", *POISON, "many_short_rows"),
+]  # fmt: skip
 
 
 class Drivers:
-    """Builds all drivers two at a time, and hands each out when it is ready."""
+    """Builds all drivers two at a time, and hands each out when it is ready. With the sanitizers `calls` are run at
+    once, while others are built."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, calls: Sequence[Call]) -> None:
         self.folder = folder
         self.pool = ThreadPoolExecutor(2)
         self.mains = {sanitizer: self.pool.submit(self.main, sanitizer) for sanitizer in SANITIZERS}
         self.drivers: dict[str, Future[Driver]] = {}
         for sanitizer in SANITIZERS:
             self.drivers[sanitizer] = self.pool.submit(self.build, sanitizer)
+        self.sanitized = {
+            sanitizer: self.pool.submit(lambda sanitizer: self[sanitizer].run(calls), sanitizer)
+            for sanitizer in ("address", "thread")
+        }
         for mutant in MUTANTS:
             self.drivers[mutant.name] = self.pool.submit(self.mutate, mutant)
 
@@ -235,3 +258,6 @@ class Drivers:
 
     def __getitem__(self, name: str) -> Driver:
         return self.drivers[name].result()
+
+    def close(self) -> None:
+        self.pool.shutdown(cancel_futures=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import wassrank
+from wassrank.arguments import Arguments
 from wassrank.codes import EXCLUDED, Reduction, Target
 
 from .driver import Call
@@ -25,31 +26,16 @@ class Huge:
 
 def _reference(scores: Tensor, labels: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
     scores = scores.double().requires_grad_()
-    loss = wassrank.grade_wasserstein(scores, labels, backend="torch", **options)
+    loss = wassrank.combined_loss(scores, labels, backend="torch", **options)
     (gradient,) = torch.autograd.grad(loss.sum(), scores)
     return loss.detach(), gradient
 
 
 def _call(scores: Tensor, labels: Tensor, size: tuple[int, int, int], **options: Any) -> Call:
-    return Call(
-        scores,
-        labels,
-        **{
-            "target": None,
-            "mask": None,
-            "weight": None,
-            "target_kind": Target.softmax,
-            "reduction": Reduction.sum,
-            "in_batch": 0,
-            "num_levels": 4,
-            "p": 1.0,
-            "temperature": 1.0,
-            "label_temperature": 1.0,
-            "grad_loss": torch.tensor(1.0),
-            "size": size,
-        }
-        | options,
-    )
+    of_call: dict[str, Any] = {"grad_loss": torch.tensor(1.0), "tuning": {}}
+    of_call |= {name: options.pop(name) for name in of_call.keys() & options}
+    arguments = Arguments(scores, labels, **{"reduction": Reduction.sum, "num_levels": 4} | options)
+    return Call(arguments, size=size, **of_call)
 
 
 def _numbers(name: str) -> torch.Generator:
@@ -60,7 +46,7 @@ def many_short_rows() -> Huge:
     """Several rows a block, the last block not full; sums over all rows. Those that are not there have no gain."""
     generator, N = _numbers("short"), 100
     scores, labels = torch.randn(3, N, generator=generator), torch.randint(0, 4, (3, N), generator=generator).byte()
-    options = {"target_kind": Target.linear, "reduction": Reduction.mean}
+    options: dict[str, Any] = {"target_kind": Target.linear, "reduction": Reduction.mean}
     call = _call(scores, labels, (2**26 + 3, N, N), **options)
     return Huge(call, *_reference(scores, labels, target="linear"), written=3 * N)
 
@@ -69,7 +55,7 @@ def many_long_rows() -> Huge:
     """A block a row, and every array that may be [Q, N]. Rows that are not there are masked."""
     generator, N = _numbers("long"), 2100
     scores, labels = torch.randn(1, N, generator=generator).half(), torch.randint(0, 4, (1, N), generator=generator)
-    given = {
+    given: dict[str, Any] = {
         "target": torch.rand(1, N, generator=generator),
         "mask": torch.rand(1, N, generator=generator) < 0.7,
         "weight": torch.tensor([1.5]),
@@ -85,7 +71,7 @@ def many_in_batch() -> Huge:
     scores, labels = torch.randn(1, N, generator=generator), torch.randint(0, 4, (1, K), generator=generator).short()
     mask = torch.rand(Q, K, generator=generator) < 0.7
     dense = torch.cat([torch.ones(1, N - K, dtype=torch.int64), labels], dim=1)
-    options = {"mask": mask, "in_batch": 1, "reduction": Reduction.none, "grad_loss": torch.ones(1)}
+    options: dict[str, Any] = {"mask": mask, "in_batch": 1, "reduction": Reduction.none, "grad_loss": torch.ones(1)}
     call = _call(scores, labels, (Q, N, K), **options)
     wanted = _reference(scores, dense, mask=mask.reshape(1, -1), reduction="none")
     return Huge(call, *wanted, written=512 * 4 + K)
@@ -103,4 +89,22 @@ def wide_rows() -> Huge:
     return Huge(call, loss, wanted, written=2 * 64 * 4)
 
 
-HUGE = [many_short_rows, many_long_rows, many_in_batch, wide_rows]
+def packed_lists() -> Huge:
+    """An empty list, one that is not there, and the last, whose own chunks do not reach its end; all losses."""
+    generator, last = _numbers("packed"), 3001
+    scores, labels = torch.randn(last, generator=generator), torch.randint(0, 4, (last,), generator=generator).byte()
+    begin = 2**32 + 5
+    offsets, size = torch.tensor([0, 0, begin, begin + last]), (3, begin + last, begin + last)
+    options: dict[str, Any] = {
+        "target": torch.rand(last, generator=generator),
+        "mask": torch.rand(last, generator=generator) < 0.7,
+        "positives": torch.tensor([2999]),
+        "info_nce": 0.5,
+        "kl": 0.75,
+    }
+    call = _call(scores, labels, size, **options, offsets=offsets, target_kind=Target.given)
+    wanted = _reference(scores, labels, **options, offsets=torch.tensor([0, last]), reduction="sum")
+    return Huge(call, *wanted, written=512 * 4)
+
+
+HUGE = [many_short_rows, many_long_rows, many_in_batch, wide_rows, packed_lists]

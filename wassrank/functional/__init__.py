@@ -1,5 +1,9 @@
 """The public functions: what they accept, what they mean, what they refuse."""
 
+from .combined_loss import combined_loss
+from .grade_order import grade_order
 from .grade_wasserstein import grade_wasserstein
+from .info_nce import info_nce
+from .listwise_kl import listwise_kl
 
-__all__ = ["grade_wasserstein"]
+__all__ = ["combined_loss", "grade_order", "grade_wasserstein", "info_nce", "listwise_kl"]

@@ -1,5 +1,5 @@
 """Each loss's mathematics, once, in plain torch: the tests' oracle, the "torch" backend, and what to read first."""
 
-from .grade_wasserstein import grade_wasserstein
+from .graded_loss import Terms, graded_loss
 
-__all__ = ["grade_wasserstein"]
+__all__ = ["Terms", "graded_loss"]

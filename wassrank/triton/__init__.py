@@ -1,8 +1,8 @@
-"""Triton kernels, one module a loss, named as the operators they serve. Imported by an operator's first call
+"""Triton kernels, served by operators of the same names. Imported by an operator's first call
 (wassrank/ops/registration.py): `import wassrank` does not need triton.
 """
 
-from .grade_wasserstein import backward as grade_wasserstein_backward
-from .grade_wasserstein import forward as grade_wasserstein
+from .level_losses import backward as level_losses_backward
+from .level_losses import forward as level_losses
 
-__all__ = ["grade_wasserstein", "grade_wasserstein_backward"]
+__all__ = ["level_losses", "level_losses_backward"]

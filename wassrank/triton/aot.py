@@ -28,12 +28,14 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from wassrank.codes import EXCLUDED, Reduction, Target
-from wassrank.reference.grade_wasserstein import compute_dtype
+from wassrank.arguments import Arguments, BackwardArguments
+from wassrank.codes import EXCLUDED, Target
+from wassrank.reference import Terms
+from wassrank.reference.rows import compute_dtype
 from wassrank.tuning import TritonTuning, triton_tuning
 
-from .grade_wasserstein import plan_forward
 from .launch import ALIGNMENT, WARP, Launch
+from .level_losses import plan_forward
 from .row_kernels import plan_backward
 
 CAPABILITIES = (80, 90, 100)  # A100, H100 and H200, B200
@@ -53,24 +55,36 @@ class Resources:
     loop_exchanges: int  # shuffles, barriers and shared-memory accesses in its longest loop
 
 
-# Every form of the kernels that differs in its code: short rows and long, dense, in-batch and excluded, the orders p,
-# the targets, the dtypes, few levels and the most.
+# Every form of the kernels that differs in its code: short rows and long, dense, in-batch, excluded and packed, the
+# losses, the orders p, the targets, the dtypes, few levels and the most.
+WASSERSTEIN, KL, INFO_NCE = Terms(wasserstein=1.0), Terms(kl=1.0), Terms(info_nce=1.0)
+ALL = Terms(wasserstein=1.0, info_nce=0.5, kl=0.5)
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "16 passages": {"N": 16},
     "16 passages, p=1.5": {"N": 16, "p": 1.5},
     "33 passages, int8 labels": {"N": 33, "label_dtype": torch.int8},
     "256 passages, given, mask, weight": {"N": 256, "target": "given", "extras": True},
     "256 passages, p=1.5, 32 levels": {"N": 256, "p": 1.5, "num_levels": 32},
+    "256 passages, p=1.5, position": {"N": 256, "p": 1.5, "position": True, "label_temperatures": True},
     "4096 passages": {"N": 4096},
     "4096 passages, bf16": {"N": 4096, "dtype": torch.bfloat16},
     "4096 passages, fp64": {"N": 4096, "dtype": torch.float64},
     "4096 passages, 32 levels": {"N": 4096, "num_levels": 32},
+    "4096 passages, all losses": {"N": 4096, "terms": ALL},
+    "4096 passages, all losses, 32 levels": {"N": 4096, "terms": ALL, "num_levels": 32},
     "64 x 4 in batch": {"Q": 64, "N": 256, "K": 4},
+    "64 x 4 in batch, all losses": {"Q": 64, "N": 256, "K": 4, "terms": ALL},
     "512 x 8 in batch": {"Q": 512, "N": 4096, "K": 8},
     "512 x 8 in batch, bf16, mask": {"Q": 512, "N": 4096, "K": 8, "dtype": torch.bfloat16, "p": 2.0, "extras": True},
     "512 x 8 in batch, fp64, p=1.5": {"Q": 512, "N": 4096, "K": 8, "dtype": torch.float64, "p": 1.5},
     "512 x 8 in batch, given": {"Q": 512, "N": 4096, "K": 8, "target": "given"},
+    "4096 passages, KL, given": {"N": 4096, "target": "given", "terms": KL},
+    "512 x 8 in batch, KL, given": {"Q": 512, "N": 4096, "K": 8, "target": "given", "terms": KL},
+    "512 x 8 in batch, InfoNCE, positives": {"Q": 512, "N": 4096, "K": 8, "positive": True, "terms": INFO_NCE},
     "512 x 8 excluded": {"Q": 512, "N": 4096, "K": 8, "in_batch": EXCLUDED},
+    "512 packed lists of 30": {"Q": 512, "N": 15360, "packed": True},
+    "512 packed lists of 30, all losses": {"Q": 512, "N": 15360, "packed": True, "terms": ALL},
+    "512 packed lists of 1000": {"Q": 512, "N": 512_000, "packed": True},
 }  # fmt: skip
 
 
@@ -78,27 +92,50 @@ def example(
     tuning: TritonTuning,
     *,
     Q: int = 512,
-    N: int,
+    N: int,  # packed: of all lists
     K: int | None = None,
+    packed: bool = False,
     dtype: torch.dtype = torch.float32,
     label_dtype: torch.dtype = torch.int64,
     num_levels: int = 8,
     p: float = 1.0,
     target: str = "softmax",
     in_batch: int = 0,
+    terms: Terms = WASSERSTEIN,
     extras: bool = False,  # mask and weight
+    position: bool = False,
+    label_temperatures: bool = False,
+    positive: bool = False,
 ) -> dict[str, Launch]:
     """The launches of one step, on meta tensors, by kernel."""
     empty = functools.partial(torch.empty, device="meta")
     C = compute_dtype(dtype)
-    scores, labels = empty(Q, N, dtype=dtype), empty(Q, K or N, dtype=label_dtype)
-    mask = empty(labels.shape, dtype=torch.bool) if extras else None
-    weight = empty(Q, dtype=C) if extras else None
-    given = empty(Q, N, dtype=C) if target == "given" else None
-    (loss, state, scale), launches = plan_forward(
-        scores, labels, given, mask, weight, Target[target], Reduction.mean, in_batch, num_levels, p, 0.05, 1.0, tuning
+    shape, labels_shape = ((N,), (N,)) if packed else ((Q, N), (Q, K or N))
+    a = Arguments(
+        scores=empty(shape, dtype=dtype),
+        labels=empty(labels_shape, dtype=label_dtype),
+        target=empty(shape, dtype=C) if target == "given" else None,
+        mask=empty(labels_shape, dtype=torch.bool) if extras else None,
+        weight=empty(Q, dtype=C) if extras else None,
+        label_temperatures=empty(Q, dtype=C) if label_temperatures else None,
+        positives=empty(Q, dtype=torch.int64) if positive else None,
+        offsets=empty(Q + 1, dtype=torch.int64) if packed else None,
+        position=torch.arange(num_levels, dtype=torch.float64) if position else None,
+        wasserstein=terms.wasserstein,
+        info_nce=terms.info_nce,
+        kl=terms.kl,
+        target_kind=int(Target[target]),
+        in_batch=in_batch,
+        num_levels=num_levels,
+        p=p,
+        temperature=0.05,
     )
-    _, backward = plan_backward(loss, scores, labels, mask, state, scale, in_batch, 0.05, tuning)
+    (loss, state, scale), launches = plan_forward(a, tuning)
+    given, positives = a.target if a.kl else None, a.positives if a.info_nce else None
+    b = BackwardArguments(
+        loss, a.scores, a.labels, given, a.mask, positives, a.offsets, state, scale, in_batch, num_levels, a.temperature
+    )
+    _, backward = plan_backward(b, tuning)
     return {launch.kernel.fn.__name__.removesuffix("_kernel"): launch for launch in (*launches, backward)}
 
 

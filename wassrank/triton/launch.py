@@ -5,6 +5,7 @@ be compiled ahead of time as well as run. The heuristic's numbers are an argumen
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,15 +71,18 @@ def forward_tile(
     K: int,  # own passages a row
     others: int,  # other passages a row that are read, 0 for none
     num_levels: int,
+    logits: bool,  # whether they are summed up by level too
+    asked: bool,  # whether a given target is held beside others' scores, for Σ T x
     own_bytes: int,  # of the narrowest element read of an own passage: score, label, mask or target
     others_bytes: int,  # likewise
     tuning: TritonTuning,
 ) -> ForwardTile:
     """A row gets the warps that its wider sweep or its epilogue fills; one warp with lanes to spare, several rows."""
     levels = max(2, power_of_two(num_levels))
-    own_scores = min(tuning.own_scores, tuning.own_summands // levels)
+    own_scores = max(1, min(tuning.own_scores, tuning.own_summands // (levels * (2 if logits else 1))))
+    others_scores = tuning.others_scores // (2 if asked else 1)
     own_block, others_block = power_of_two(K), power_of_two(N if others else 1)
-    lanes = max(own_block // own_scores, others_block // tuning.others_scores, levels**2 // tuning.coupling)
+    lanes = max(own_block // own_scores, others_block // others_scores, levels**2 // tuning.coupling)
     num_warps = min(tuning.max_warps, max(1, lanes // WARP))
     rows = min(tuning.max_rows, max(1, WARP // max(1, lanes)))
     lanes = WARP * num_warps
@@ -93,22 +97,47 @@ def forward_tile(
     return ForwardTile(
         rows=rows,
         own=block(own_block, own_scores, own_bytes, aligned=N % ALIGNMENT == 0 and K % ALIGNMENT == 0),
-        others=block(others_block, tuning.others_scores, others_bytes, aligned=N % ALIGNMENT == 0),
+        others=block(others_block, others_scores, others_bytes, aligned=N % ALIGNMENT == 0),
         levels=levels,
         num_warps=num_warps,
     )
+
+
+PACKED_WIDTH = 128
+"""Columns at least of a packed list that are read at a time, so that a list many times as long as the others does not
+take all too many turns."""
+
+
+def packed_width(Q: int, total: int) -> int:
+    """Columns of packed lists that are read at a time. Their lengths are the device's to know, so this goes by their
+    mean: most lists take one turn, longer ones several."""
+    return max(PACKED_WIDTH, power_of_two(2 * total // max(1, Q)))
+
+
+def packed_forward_tile(Q: int, total: int, num_levels: int, logits: bool, tuning: TritonTuning) -> ForwardTile:
+    """A list a program, so that none waits for a longer one. They begin at any element: nothing is aligned."""
+    width = packed_width(Q, total)
+    tuning = dataclasses.replace(tuning, max_rows=1)
+    return forward_tile(width + 1, width, 0, num_levels, logits, False, own_bytes=1, others_bytes=1, tuning=tuning)
 
 
 @dataclass(frozen=True)
 class BackwardTile:
     rows: int
     block: int
+    num_warps: int
+
+
+def packed_backward_tile(Q: int, total: int, tuning: TritonTuning) -> BackwardTile:
+    """A list a program here too, with as many scores a thread as dense rows have."""
+    block = min(packed_width(Q, total), tuning.backward_scores)
+    return BackwardTile(rows=1, block=block, num_warps=max(1, tuning.backward_warps * block // tuning.backward_scores))
 
 
 @functools.lru_cache
 def backward_tile(N: int, tuning: TritonTuning) -> BackwardTile:
     block = min(power_of_two(N), tuning.backward_scores)
-    return BackwardTile(rows=tuning.backward_scores // block, block=block)
+    return BackwardTile(tuning.backward_scores // block, block, tuning.backward_warps)
 
 
 def power_of_two(n: int) -> int:

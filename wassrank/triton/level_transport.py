@@ -1,4 +1,4 @@
-"""Device functions: transport between two mass vectors on the grades 0 … LEVELS−1, cost and the source's potential.
+"""Device functions: transport between two mass vectors on LEVELS rising coordinates, cost and the source's potential.
 
 Formulas and their derivation: wassrank/reference/transport.py. In float64 whatever the scores' type: a row has LEVELS
 masses, and the difference of running masses is where precision would go.
@@ -9,13 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from wassrank.codes import Target
 from wassrank.reference import transport
-
-SOFTMAX = tl.constexpr(int(Target.softmax))
-LINEAR = tl.constexpr(int(Target.linear))
-EXP2 = tl.constexpr(int(Target.exp2))
-GIVEN = tl.constexpr(int(Target.given))
 
 ROUNDING = tl.constexpr(transport.ROUNDING)
 
@@ -26,31 +20,18 @@ ORDER_ANY = tl.constexpr(0)
 
 
 @triton.jit
-def target_masses(
-    counts: tl.tensor,  # [R, LEVELS] float64, passages by level
-    given: tl.tensor,  # [R, LEVELS] float64, for KIND given
-    label_temperature: tl.tensor,  # float64
-    KIND: tl.constexpr,
-    LEVELS: tl.constexpr,
+def coordinates(
+    position: tl.tensor,  # pointer to [num_levels] float64, rising; None: the levels themselves
+    level: tl.tensor,  # int32
+    num_levels: tl.tensor,
 ) -> tl.tensor:
-    """[R, LEVELS] float64: the target's mass by level, up to one factor a row."""
-    level = tl.arange(0, LEVELS)[None, :]
-    if KIND == SOFTMAX:
-        # Relative to the row's highest grade, so that no label temperature underflows all of it.
-        highest = tl.max(tl.where(counts > 0, level, -1), axis=1)[:, None]
-        masses = counts * tl.exp(tl.minimum(level - highest, 0).to(tl.float64) / label_temperature)
-    elif KIND == LINEAR:
-        masses = counts * level.to(tl.float64)
-    elif KIND == EXP2:
-        masses = counts * ((tl.full((1, LEVELS), 1, tl.int64) << level.to(tl.int64)) - 1).to(tl.float64)
-    else:
-        masses = given
-    return masses
+    """Where levels lie on the line; those past the last, on the last."""
+    return level if position is None else tl.load(position + tl.minimum(level, num_levels - 1))
 
 
 @triton.jit
 def distance_power(
-    d: tl.tensor,  # integers >= 0
+    d: tl.tensor,  # >= 0
     p: tl.tensor,  # float64
     ORDER: tl.constexpr,
 ) -> tl.tensor:
@@ -59,7 +40,7 @@ def distance_power(
     if ORDER == ORDER_2:
         d = d * d
     elif ORDER == ORDER_ANY:
-        d = tl.where(d > 0, tl.exp2(p * tl.log2(tl.maximum(d, 1.0))), 0.0)
+        d = tl.exp2(p * tl.log2(d))  # 2^−∞ = 0
     return d
 
 
@@ -67,6 +48,7 @@ def distance_power(
 def level_transport(
     m: tl.tensor,  # [R, LEVELS] float64, the source, each row summing to one
     t: tl.tensor,  # [R, LEVELS] float64, the target, likewise
+    position: tl.tensor,  # pointer, or None; see coordinates
     num_levels: tl.tensor,  # levels from here up to LEVELS are empty
     p: tl.tensor,  # float64
     tie: tl.tensor,  # float64, running masses this close, relatively, count as equal
@@ -75,18 +57,22 @@ def level_transport(
 ) -> tuple[tl.tensor, tl.tensor]:
     """W_p^p, [R], and the potential φ, [R, LEVELS], φ_0 = 0."""
     level = tl.arange(0, LEVELS)[None, :]
+    x = coordinates(position, level, num_levels)
+    next_x = coordinates(position, level + 1, num_levels)
     gap = tl.cumsum(m - t, axis=1)  # F − G, summed from differences to keep the masses' relative precision
     if ORDER == ORDER_1:
-        cost = tl.sum(tl.where(level + 1 < num_levels, tl.abs(gap), 0.0), axis=1)
+        width = tl.where(level + 1 < num_levels, next_x - x, 0).to(tl.float64)
+        cost = tl.sum(tl.abs(gap) * width, axis=1)
         slack = tie_slack(tl.cumsum(m, axis=1), tie)
-        step = tl.where(gap > slack, -1.0, tl.where(gap < -slack, 1.0, 0.0)).to(tl.float64)
+        step = tl.where(gap > slack, -width, tl.where(gap < -slack, width, 0.0))
     else:
         G = tl.cumsum(t, axis=1)
         F = G + gap
         # [R, j, k] from here on: the monotone coupling of source level j with target level k.
         above = tl.minimum(F[:, :, None], G[:, None, :])
         below = tl.maximum((F - m)[:, :, None], (G - t)[:, None, :])
-        ground = distance_power(tl.abs(tl.arange(0, LEVELS)[:, None] - level), p, ORDER)[None, :, :]
+        source_x = coordinates(position, tl.arange(0, LEVELS)[:, None], num_levels)
+        ground = distance_power(tl.abs(source_x - x), p, ORDER)[None, :, :]
         cost = tl.sum(tl.sum(tl.maximum(above - below, 0.0) * ground, axis=2), axis=1)
 
         # Quantiles of F in the target just below and just above a tie; φ takes the mean of their two increments.
@@ -94,7 +80,8 @@ def level_transport(
         slack = tie_slack(F, tie)
         lower = tl.minimum(tl.sum((G[:, None, :] < (F - slack)[:, :, None]).to(tl.int32), axis=2), last)
         upper = tl.minimum(tl.sum((G[:, None, :] <= (F + slack)[:, :, None]).to(tl.int32), axis=2), last)
-        step = 0.5 * (increment(level, lower, p, ORDER) + increment(level, upper, p, ORDER))
+        down = increment(x, next_x, coordinates(position, lower, num_levels), p, ORDER)
+        step = 0.5 * (down + increment(x, next_x, coordinates(position, upper, num_levels), p, ORDER))
     return cost, tl.cumsum(step, axis=1) - step
 
 
@@ -109,10 +96,11 @@ def tie_slack(
 
 @triton.jit
 def increment(
-    level: tl.tensor,  # [1, LEVELS]
+    x: tl.tensor,  # [1, LEVELS]
+    next_x: tl.tensor,  # [1, LEVELS]
     quantile: tl.tensor,  # [R, LEVELS]
     p: tl.tensor,  # float64
     ORDER: tl.constexpr,
 ) -> tl.tensor:
     """|x_{l+1} − τ|^p − |x_l − τ|^p: what moving mass one level up costs where the coupling sends it to τ."""
-    return distance_power(tl.abs(level + 1 - quantile), p, ORDER) - distance_power(tl.abs(level - quantile), p, ORDER)
+    return distance_power(tl.abs(next_x - quantile), p, ORDER) - distance_power(tl.abs(x - quantile), p, ORDER)

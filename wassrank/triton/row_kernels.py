@@ -1,7 +1,7 @@
 """The kernels that every row loss shares, with their launchers: rows' losses to one, and scores to their gradient.
 
-A loss's forward leaves for each row of scores a weighted loss, a weight, and a state [c_0, …, c_{L−1}, s_max] as
-described in wassrank/ops/grade_wasserstein.py. The rest does not depend on which loss it was.
+The forward leaves for each row of scores a weighted loss, a weight, and a state as described in
+wassrank/ops/level_losses.py. The rest does not depend on which losses they were.
 """
 
 from __future__ import annotations
@@ -13,11 +13,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from wassrank import arguments
+from wassrank.arguments import BackwardArguments
 from wassrank.codes import EXCLUDED
 from wassrank.tuning import TritonTuning
 
-from .launch import Launch, backward_tile, ceil_div
-from .rows import float64_scalar, load_levels, load_scores
+from .launch import Launch, backward_tile, ceil_div, packed_backward_tile
+from .rows import float64_scalar, list_bounds, load_levels, load_scores, load_target
+
+EXTRA = tl.constexpr(arguments.EXTRA)
 
 
 @triton.jit(do_not_specialize=["Q"])
@@ -70,114 +74,200 @@ def plan_reduction(
 @triton.jit(do_not_specialize=["Q", "in_batch", "num_levels"])
 def backward_kernel(
     grad_loss: tl.tensor,  # [] or [Q] of C
-    scores: tl.tensor,  # [Q, N]
-    labels: tl.tensor,  # [Q, K]
+    scores: tl.tensor,  # [Q, N]; packed [T]
+    labels: tl.tensor,  # [Q, K]; packed [T]
+    target: tl.tensor,  # as in forward_kernel, where KL looked at a given one; or None
     mask: tl.tensor,  # as in forward_kernel, or None
-    state: tl.tensor,  # [Q, num_levels + 1] of C
+    positives: tl.tensor,  # [Q] int64, where InfoNCE looked at them; or None
+    offsets: tl.tensor,  # [Q + 1] int64 for packed lists, else None
+    state: tl.tensor,  # [Q, width] of C
     scale: tl.tensor,  # [] of C
-    grad_scores: tl.tensor,  # [Q, N]
+    grad_scores: tl.tensor,  # as scores
     Q: tl.tensor,
     N: tl.tensor,
     K: tl.tensor,
     mask_stride: tl.tensor,
+    target_stride: tl.tensor,
     in_batch: tl.tensor,
     num_levels: tl.tensor,
     exponent_scale: tl.float64,  # log2(e) / temperature
     GRAD_PER_ROW: tl.constexpr,
     ALL_OWN: tl.constexpr,  # K == N: labels grade the whole row
     OTHERS: tl.constexpr,  # whether other queries' passages take part
+    TARGET_COVERS_ROW: tl.constexpr,  # target is [Q, N]
+    AFFINE: tl.constexpr,  # the state's form
+    COLUMN: tl.constexpr,  # integers that count a packed list's columns
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """grad · scale · c_level · exp((s − s_max)/temperature), the same for every loss that keeps a state of this form.
+    """grad · scale · (c · exp((s − s_max)/temperature) + b + f · T), the same for every loss that keeps such a state.
 
-    The coefficient is fetched by its level from the row's state, a line or two of the first-level cache: one
-    instruction a score, where selecting among the levels would cost two a level.
+    A program has a block of columns of its rows. Packed lists it goes through to their ends: how many blocks the
+    longest has is not known where programs are counted, and programs for what may be, the total, would be as many for
+    each list, nearly all idle.
     """
     C: tl.constexpr = state.dtype.element_ty
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_rows = row < Q
-    column = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None, :]
-    inside = in_rows[:, None] & (column < N)
+    scaled = float64_scalar(exponent_scale).to(C)
+    if offsets is None:
+        column = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None, :]
+        backward_block(
+            grad_loss, scores, labels, target, mask, positives, state, scale, grad_scores,
+            row, column, row * N, row * K, row * mask_stride, row * target_stride,
+            Q, N, K, in_batch, num_levels, scaled, GRAD_PER_ROW, ALL_OWN, OTHERS, TARGET_COVERS_ROW, AFFINE,
+        )  # fmt: skip
+    else:
+        begin, length = list_bounds(offsets, row, Q, COLUMN)
+        for start in range(0, tl.max(length, axis=0), BLOCK):
+            column = (start + tl.arange(0, BLOCK))[None, :]
+            backward_block(
+                grad_loss, scores, labels, target, mask, positives, state, scale, grad_scores,
+                row, column, begin, begin, begin, begin,
+                Q, length[:, None], K, in_batch, num_levels, scaled, GRAD_PER_ROW, True, False, True, AFFINE,
+            )  # fmt: skip
 
+
+@triton.jit
+def backward_block(
+    grad_loss: tl.tensor,
+    scores: tl.tensor,
+    labels: tl.tensor,
+    target: tl.tensor,
+    mask: tl.tensor,
+    positives: tl.tensor,
+    state: tl.tensor,
+    scale: tl.tensor,
+    grad_scores: tl.tensor,
+    row: tl.tensor,  # [R] int64
+    column: tl.tensor,  # [1, B]
+    at_row: tl.tensor,  # [R] int64, where the row begins in scores,
+    labels_at_row: tl.tensor,  # in labels,
+    mask_at_row: tl.tensor,  # in mask,
+    target_at_row: tl.tensor,  # and in target
+    Q: tl.tensor,
+    N: tl.tensor,  # columns, the same for all rows or [R, 1]
+    K: tl.tensor,
+    in_batch: tl.tensor,
+    num_levels: tl.tensor,
+    exponent_scale: tl.tensor,  # of C
+    GRAD_PER_ROW: tl.constexpr,
+    ALL_OWN: tl.constexpr,
+    OTHERS: tl.constexpr,
+    TARGET_COVERS_ROW: tl.constexpr,
+    AFFINE: tl.constexpr,
+) -> None:
+    """Coefficients are fetched by a passage's level from the row's state, a line or two of the first-level cache: one
+    instruction a score, where selecting among the levels would cost two a level."""
+    C: tl.constexpr = state.dtype.element_ty
+    in_rows = row < Q
+    inside = in_rows[:, None] & (column < N)
     if ALL_OWN:
         k = column
         own = inside
     else:
         k = column - (row * K).to(column.dtype)[:, None]
         own = inside & (k >= 0) & (k < K)
-    at = (row * N)[:, None] + column
-    s = load_scores(scores, mask, at, (row * mask_stride)[:, None] + column, inside if ALL_OWN or OTHERS else own, C)
+    at = at_row[:, None] + column
+    s = load_scores(scores, mask, at, mask_at_row[:, None] + column, inside if ALL_OWN or OTHERS else own, C)
     takes_part = s != float("-inf")
 
-    at_state = row * (num_levels + 1)
+    if AFFINE:
+        at_state = row * (2 * num_levels + EXTRA)
+        at_extra = at_state + 2 * num_levels
+        at_top = at_extra + EXTRA - 1
+        at_others = at_extra
+    else:
+        at_state = row * (num_levels + 1)
+        at_top = at_state + num_levels
+        at_others = at_state + in_batch
     # A label that strays reads level 0: its row's coefficients are all NaN.
-    level, _ = load_levels(labels, (row * K)[:, None] + k, own, num_levels)
+    level, _ = load_levels(labels, labels_at_row[:, None] + k, own, num_levels)
     c = tl.load(state + at_state[:, None] + level, mask=own, other=0)
     if OTHERS:
-        c = tl.where(own, c, tl.load(state + at_state + in_batch, mask=in_rows, other=0)[:, None])
-    top = tl.load(state + at_state + num_levels, mask=in_rows, other=0)
+        c = tl.where(own, c, tl.load(state + at_others, mask=in_rows, other=0)[:, None])
+    top = tl.load(state + at_top, mask=in_rows, other=0)
     upstream = tl.load(scale)
     if GRAD_PER_ROW:
         upstream = upstream * tl.load(grad_loss + row, mask=in_rows, other=0)[:, None]
     else:
         upstream = upstream * tl.load(grad_loss)
-    e = tl.exp2((s - top[:, None]) * float64_scalar(exponent_scale).to(C))
-    # c is 0 all along a row whose target has no mass; e, relative to no maximum there, may be infinite.
-    gradient = tl.where(takes_part & (c != 0), upstream * c * e, 0.0)
+    e = tl.exp2((s - top[:, None]) * exponent_scale)
+    if AFFINE:
+        b = tl.load(state + at_state[:, None] + num_levels + level, mask=own, other=0)
+        if OTHERS:
+            b = tl.where(own, b, tl.load(state + at_extra + 1, mask=in_rows, other=0)[:, None])
+        if positives is not None:
+            named = own & (k == tl.load(positives + row, mask=in_rows, other=-1)[:, None])
+            c = tl.where(named, tl.load(state + at_extra + 2, mask=in_rows, other=0)[:, None], c)
+            b = tl.where(named, tl.load(state + at_extra + 3, mask=in_rows, other=0)[:, None], b)
+        if target is not None:
+            if TARGET_COVERS_ROW:
+                t = load_target(target, target_at_row[:, None] + column, inside, takes_part)
+            else:
+                t = load_target(target, target_at_row[:, None] + k, own, takes_part)
+            b += tl.load(state + at_extra + 4, mask=in_rows, other=0)[:, None] * t
+        # c is 0 all along an empty row; e, relative to no maximum there, may be infinite.
+        gradient = tl.where(takes_part, upstream * (tl.where(c != 0, c * e, 0.0) + b), 0.0)
+    else:
+        gradient = tl.where(takes_part & (c != 0), upstream * c * e, 0.0)
     tl.store(grad_scores + at, gradient.to(grad_scores.dtype.element_ty), mask=inside)
 
 
-def plan_backward(
-    grad_loss: Tensor,
-    scores: Tensor,
-    labels: Tensor,
-    mask: Tensor | None,
-    state: Tensor,
-    scale: Tensor,
-    in_batch: int,
-    temperature: float,
-    tuning: TritonTuning,
-) -> tuple[Tensor, Launch]:
+def plan_backward(a: BackwardArguments, tuning: TritonTuning) -> tuple[Tensor, Launch]:
     """The gradient of scores, not yet computed, and the launch that computes it."""
-    (Q, N), K = sizes(scores, labels)
-    grad_scores = torch.empty_like(scores)
-    tile = backward_tile(N, tuning)
+    Q, N, K = sizes(a.scores, a.labels, a.offsets)
+    grad_scores = torch.empty_like(a.scores)
+    packed = a.offsets is not None
+    tile = packed_backward_tile(Q, N, tuning) if packed else backward_tile(N, tuning)
     launch = Launch(
         backward_kernel,
-        grid=(ceil_div(Q, tile.rows), ceil_div(N, tile.block)),
+        grid=(ceil_div(Q, tile.rows), 1 if packed else ceil_div(N, tile.block)),
         arguments={
-            "grad_loss": grad_loss,
-            "scores": scores,
-            "labels": labels,
-            "mask": mask,
-            "state": state,
-            "scale": scale,
+            "grad_loss": a.grad_loss,
+            "scores": a.scores,
+            "labels": a.labels,
+            "target": a.target,
+            "mask": a.mask,
+            "positives": a.positives,
+            "offsets": a.offsets,
+            "state": a.state,
+            "scale": a.scale,
             "grad_scores": grad_scores,
             "Q": Q,
             "N": N,
             "K": K,
-            "mask_stride": mask_stride(scores, mask),
-            "in_batch": in_batch,
-            "num_levels": state.shape[1] - 1,
-            "exponent_scale": exponent_scale(temperature),
-            "GRAD_PER_ROW": grad_loss.dim() == 1,
+            "mask_stride": mask_stride(a.scores, a.mask),
+            "target_stride": 0 if a.target is None else a.target.shape[-1],
+            "in_batch": a.in_batch,
+            "num_levels": a.num_levels,
+            "exponent_scale": exponent_scale(a.temperature),
+            "GRAD_PER_ROW": a.grad_loss.dim() == 1,
             "ALL_OWN": K == N,
-            "OTHERS": others_read(N, K, in_batch) > 0,
+            "OTHERS": others_read(N, K, a.in_batch) > 0,
+            "TARGET_COVERS_ROW": a.target is not None and a.target.shape == a.scores.shape,
+            "AFFINE": a.state.shape[1] > a.num_levels + 1,
+            "COLUMN": column_type(N),
             "ROWS": tile.rows,
             "BLOCK": tile.block,
         },
-        num_warps=tuning.backward_warps,
+        num_warps=tile.num_warps,
     )
     return grad_scores, launch
 
 
-def sizes(scores: Tensor, labels: Tensor) -> tuple[tuple[int, int], int]:
-    """(Q, N), K."""
+def sizes(scores: Tensor, labels: Tensor, offsets: Tensor | None) -> tuple[int, int, int]:
+    """Q, N, K; of packed lists Q, T, T."""
+    if offsets is not None:
+        return offsets.shape[0] - 1, scores.shape[0], scores.shape[0]
     Q, N = scores.shape
     if N >= 2**31:
         raise ValueError(f"scores are [{Q}, {N}]: the Triton kernels count a row's columns in 32 bits")
-    return (Q, N), labels.shape[1]
+    return Q, N, labels.shape[1]
+
+
+def column_type(total: int) -> tl.dtype:
+    """Of packed lists, `total` columns in all, one of which may have them all."""
+    return tl.int64 if total >= 2**31 else tl.int32
 
 
 def others_read(N: int, K: int, in_batch: int) -> int:
@@ -187,7 +277,7 @@ def others_read(N: int, K: int, in_batch: int) -> int:
 
 def mask_stride(scores: Tensor, mask: Tensor | None) -> int:
     """Elements of mask between rows: 0 where one flag a passage serves every row."""
-    return scores.shape[1] if mask is not None and mask.shape == scores.shape else 0
+    return scores.shape[-1] if mask is not None and mask.shape == scores.shape else 0
 
 
 def exponent_scale(temperature: float) -> float:

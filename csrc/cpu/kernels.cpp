@@ -1,0 +1,65 @@
+// The CPU kernels for one instruction set: compiled once for each, with WASSRANK_ISA naming it.
+#include "cpu/kernels.h"
+#include "cpu/grade_order.h"
+#include "cpu/level_losses_backward.h"
+#include "cpu/level_losses_forward.h"
+#include "cpu/simd.h"
+#include "cpu/sorted_wasserstein.h"
+
+namespace wassrank::cpu {
+namespace WASSRANK_ISA {
+namespace {
+
+// Calls body(stored type, computing type) as values of those types.
+template <class Body>
+auto with_types(Dtype dtype, Body body) {
+  switch (dtype) {
+    case Dtype::float64: return body(double{}, double{});
+    case Dtype::float32: return body(float{}, float{});
+    case Dtype::float16: return body(Half{}, float{});
+    case Dtype::bfloat16: return body(BFloat16{}, float{});
+  }
+  __builtin_unreachable();
+}
+
+std::optional<int64_t> forward(const LevelLossesForward& args, ParallelFor parallel_for) {
+  return with_types(args.rows.dtype, [&](auto stored, auto computing) {
+    return Forward<decltype(stored), decltype(computing)>(args).run(parallel_for);
+  });
+}
+
+void backward(const LevelLossesBackward& args, ParallelFor parallel_for) {
+  with_types(args.rows.dtype, [&](auto stored, auto computing) {
+    Backward<decltype(stored), decltype(computing)>(args).run(parallel_for);
+  });
+}
+
+void grade_order(const GradeOrder& args, ParallelFor parallel_for) {
+  args.is_double ? order_rows<double>(args, parallel_for) : order_rows<float>(args, parallel_for);
+}
+
+std::optional<double> sorted_forward(const SortedForward& args, ParallelFor parallel_for) {
+  return with_types(args.rows.dtype, [&](auto stored, auto computing) {
+    return SortedForwardPass<decltype(stored), decltype(computing)>(args).run(parallel_for);
+  });
+}
+
+void sorted_backward(const SortedBackward& args, ParallelFor parallel_for) {
+  with_types(args.rows.dtype, [&](auto stored, auto computing) {
+    sorted_backward_pass<decltype(stored), decltype(computing)>(args, parallel_for);
+  });
+}
+
+}  // namespace
+}  // namespace WASSRANK_ISA
+
+#define WASSRANK_JOIN_(a, b) a##b
+#define WASSRANK_JOIN(a, b) WASSRANK_JOIN_(a, b)
+#define WASSRANK_STRING_(a) #a
+#define WASSRANK_STRING(a) WASSRANK_STRING_(a)
+
+extern const Kernels WASSRANK_JOIN(kernels_, WASSRANK_ISA) = {
+    WASSRANK_STRING(WASSRANK_ISA), &WASSRANK_ISA::forward,        &WASSRANK_ISA::backward,
+    &WASSRANK_ISA::grade_order,    &WASSRANK_ISA::sorted_forward, &WASSRANK_ISA::sorted_backward};
+
+}  // namespace wassrank::cpu

@@ -1,0 +1,65 @@
+"""The arguments of the operators `wassrank::level_losses[_backward]` by name, for those who call and who implement
+them; what they mean: wassrank/ops/level_losses.py."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from wassrank.codes import Reduction, Target
+
+EXTRA = 6
+"""Numbers of an affine state beside its two a level."""
+
+
+class Arguments(NamedTuple):
+    """Of `wassrank::level_losses`, in order. C is the computing dtype, float64 for float64 scores, else float32; all
+    tensors are contiguous."""
+
+    scores: Tensor  # [Q, N]; packed lists [T]
+    labels: Tensor  # integers, [Q, N] or [Q, K] with N = Q·K; packed [T]
+    target: Tensor | None = None  # [Q, N] or [Q, K] of C; packed [T]
+    mask: Tensor | None = None  # bool, [Q, N] or, one flag a passage for every row, N = Q·K elements; packed [T]
+    weight: Tensor | None = None  # [Q] of C
+    label_temperatures: Tensor | None = None  # [Q] of C, in place of label_temperature
+    positives: Tensor | None = None  # [Q] int64: the positive's place among the row's own passages; outside: none
+    offsets: Tensor | None = None  # [Q + 1] int64: where each packed list begins, and the end
+    position: Tensor | None = None  # [num_levels] float64 on the CPU, rising; None: 0, 1, 2, …
+    wasserstein: float = 1.0  # the losses' factors; one that is 0 is not computed
+    info_nce: float = 0.0
+    kl: float = 0.0
+    target_kind: int = int(Target.softmax)
+    reduction: int = int(Reduction.mean)
+    in_batch: int = 0
+    num_levels: int = 8
+    negative_grade: int = 31  # own passages above it that are no positives are left out of InfoNCE
+    p: float = 1.0
+    temperature: float = 1.0
+    label_temperature: float = 1.0
+
+    @property
+    def queries(self) -> int:
+        return self.scores.shape[0] if self.offsets is None else self.offsets.shape[0] - 1
+
+    @property
+    def state_width(self) -> int:
+        L = self.num_levels
+        return 2 * L + EXTRA if self.info_nce or self.kl else L + 1
+
+
+class BackwardArguments(NamedTuple):
+    """Of `wassrank::level_losses_backward`, in order."""
+
+    grad_loss: Tensor  # [] or [Q] of C
+    scores: Tensor
+    labels: Tensor
+    target: Tensor | None  # where kl looked at a given one
+    mask: Tensor | None
+    positives: Tensor | None
+    offsets: Tensor | None
+    state: Tensor  # [Q, num_levels + 1] or [Q, 2·num_levels + EXTRA]
+    scale: Tensor  # []
+    in_batch: int
+    num_levels: int
+    temperature: float

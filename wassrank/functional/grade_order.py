@@ -1,0 +1,43 @@
+"""`wassrank.grade_order`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from wassrank import ops
+from wassrank.backends import missing
+
+from . import checks
+
+
+def grade_order(values: Tensor, offsets: Tensor | None = None) -> Tensor:
+    """The order in which `wassrank.grade_wasserstein` walks passages with float labels: their places by rising value.
+
+    It depends on the labels alone. Labels that stay the same from step to step (a teacher's scores on a fixed set of
+    passages) need be sorted only once; hand the result on as `order`.
+
+    Args:
+        values: [Q, K] or [Q, N]: the labels, or the `position` that takes their place. Packed lists [T].
+        offsets: [Q + 1] integers, where values are packed.
+
+    Returns:
+        int32, as values: each row's (list's) places by rising value, equal values in the order they came in, NaN last.
+    """
+    if offsets is not None:
+        checks.check_scores(values.float(), offsets)
+        offsets = offsets.long().contiguous()
+    elif values.dim() != 2:
+        raise ValueError(f"values must be [Q, K], or [T] with offsets, got {tuple(values.shape)}")
+    if values.dtype not in (torch.float32, torch.float64):
+        values = values.float() if values.is_floating_point() else values.double()
+    if values.device.type == "cpu" and missing("native", "cpu") is None:
+        return ops.sorted_wasserstein.order(values.contiguous(), offsets)
+    if offsets is None:
+        return values.argsort(dim=1, stable=True).int()
+    # Sorted by value, then, stably, by list.
+    lists = torch.arange(len(offsets) - 1, device=values.device)
+    of = lists.repeat_interleave(offsets.diff(), output_size=len(values))
+    by_value = values.argsort(stable=True)
+    order = by_value[of[by_value].argsort(stable=True)]
+    return (order - offsets[:-1].repeat_interleave(offsets.diff(), output_size=len(values))).int()
