@@ -21,12 +21,20 @@ OPTIONS: list[dict[str, Any]] = [
     {"p": 1.5, "in_batch": None, "target": "exp2"},
     {"masked": True, "weighted": True},
     {"dense": True, "num_levels": 20},
+    {"loss": "combined_loss", "info_nce": 0.5, "kl": 0.5},
+    {"loss": "info_nce", "negative_grade": 1, "masked": True},
+    {"loss": "listwise_kl", "packed": True, "target": "exp2"},
+    {"packed": True, "position": [0.0, 1.0, 3.0, 7.0], "num_levels": 4},
 ]
 
 
 def problem(options: dict[str, Any], dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Scores [64, 512], labels and the loss's arguments."""
+    """Scores [64, 512] or packed [9000], labels and the loss's arguments."""
     left = dict(options)
+    if left.pop("packed", False):
+        offsets = torch.tensor([0, 1, 1, 700, 704, 9000], device="cuda")
+        scores = torch.randn(9000, device="cuda", dtype=dtype).requires_grad_()
+        return scores, torch.randint(0, 4, (9000,), device="cuda"), left | {"offsets": offsets}
     Q, K = 64, 512 if left.pop("dense", False) else 8
     scores = torch.randn(Q, 512, device="cuda", dtype=dtype).requires_grad_()
     labels = torch.randint(0, 4, (Q, K), device="cuda")
@@ -38,7 +46,9 @@ def problem(options: dict[str, Any], dtype: torch.dtype = torch.float32) -> tupl
 
 
 def step(scores: Tensor, labels: Tensor, backend: str, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    loss = wassrank.grade_wasserstein(scores, labels, backend=backend, **options)
+    arguments = dict(options)
+    function = getattr(wassrank, arguments.pop("loss", "grade_wasserstein"))
+    loss = function(scores, labels, backend=backend, **arguments)
     return loss.detach(), torch.autograd.grad(loss, scores, torch.ones_like(loss))[0]
 
 
@@ -71,6 +81,7 @@ def no_waiting() -> Iterator[None]:
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_a_step_waits_for_nothing(backend: str, options: dict[str, Any], request: pytest.FixtureRequest) -> None:
     scores, labels, options = problem(options)
+    step(scores, labels, backend, options)  # the first one compiles, and brings `position` to the device
     torch.cuda.synchronize()
     request.getfixturevalue("no_waiting")
     step(scores, labels, backend, options)

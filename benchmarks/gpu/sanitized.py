@@ -1,4 +1,5 @@
-"""A short list of calls, small enough for compute-sanitizer: each kernel by each backend, short rows and long."""
+"""A short list of calls, small enough for compute-sanitizer: each kernel by each backend, short rows and long, one loss
+and all of them, side by side and packed."""
 
 from __future__ import annotations
 
@@ -19,6 +20,11 @@ def main() -> None:
                 scores = torch.randn(Q, N, device="cuda").to(dtype).requires_grad_()
                 for labels in (torch.randint(0, 4, (Q, N // Q)), torch.randint(0, 4, (Q, N), dtype=torch.uint8)):
                     wassrank.grade_wasserstein(scores, labels.cuda(), p=p, backend=backend).backward()
+                    wassrank.combined_loss(scores, labels.cuda(), p=p, info_nce=0.5, kl=0.5, backend=backend).backward()
+                packed = scores.detach().flatten()[1:].requires_grad_()  # lists that begin at odd places
+                grades = torch.randint(0, 4, packed.shape, device="cuda")
+                offsets = torch.tensor([0, 3, 3, packed.numel() // 2, packed.numel()], device="cuda")
+                wassrank.combined_loss(packed, grades, p=p, kl=0.5, offsets=offsets, backend=backend).backward()
     torch.cuda.synchronize()
     print("wassrank: all calls ended")
 
