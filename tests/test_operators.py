@@ -37,7 +37,9 @@ def operator_arguments(case: Case, device: str = "cpu") -> Arguments:
         label_temperatures=one_a_query,
         positives=options.get("positives"),
         offsets=options.get("offsets"),
-        position=checks.line(options.get("position"), scores, labels, num_levels, in_batch),
+        position=checks.line(options["position"], scores, labels, num_levels, in_batch)
+        if "position" in options
+        else None,
         wasserstein=wasserstein,
         info_nce=info_nce,
         kl=kl,

@@ -101,9 +101,7 @@ def check_device(name: str, tensor: Tensor, scores: Tensor) -> None:
         )
 
 
-def check_mask(scores: Tensor, labels: Tensor, mask: Tensor | None) -> None:
-    if mask is None:
-        return
+def check_mask(scores: Tensor, labels: Tensor, mask: Tensor) -> None:
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(f"mask must be a bool tensor (True = a real passage), got {got}: use mask.bool()")
@@ -131,9 +129,7 @@ def check_target(scores: Tensor, labels: Tensor, target: str | Tensor) -> None:
         )
 
 
-def check_one_a_query(name: str, values: Tensor | None, scores: Tensor, Q: int) -> None:
-    if values is None:
-        return
+def check_one_a_query(name: str, values: Tensor, scores: Tensor, Q: int) -> None:
     if not isinstance(values, Tensor) or values.dtype not in FLOATS:
         got = values.dtype if isinstance(values, Tensor) else type(values).__name__
         raise TypeError(f"{name} must be a floating tensor, one number a query, got {got}")
@@ -144,9 +140,7 @@ def check_one_a_query(name: str, values: Tensor | None, scores: Tensor, Q: int) 
         )
 
 
-def check_positives(positives: Tensor | None, scores: Tensor, Q: int) -> None:
-    if positives is None:
-        return
+def check_positives(positives: Tensor, scores: Tensor, Q: int) -> None:
     if not isinstance(positives, Tensor) or positives.dtype not in INTEGERS:
         got = positives.dtype if isinstance(positives, Tensor) else type(positives).__name__
         raise TypeError(f"positives must be an integer tensor, a place among each query's own passages, got {got}")
@@ -155,9 +149,7 @@ def check_positives(positives: Tensor | None, scores: Tensor, Q: int) -> None:
         raise ValueError(f"positives must be [{Q}], one a query, got {tuple(positives.shape)}")
 
 
-def check_ordering(order: Tensor | None, labels: Tensor) -> None:
-    if order is None:
-        return
+def check_ordering(order: Tensor, labels: Tensor) -> None:
     if not labels.is_floating_point():
         raise ValueError(
             f"order is for float labels, which are sorted; labels are {labels.dtype} grades, which are not"
@@ -189,16 +181,14 @@ def check_factors(**factors: float) -> None:
 
 
 def line(
-    position: Sequence[float] | Tensor | None,
+    position: Sequence[float] | Tensor,
     scores: Tensor,
     labels: Tensor,
     num_levels: int,
     in_batch: float | None,
-) -> Tensor | None:
+) -> Tensor:
     """The coordinates as the losses take them: for integer labels [num_levels] float64 on the CPU, rising (the distance
     does not change when the line is turned round); for float labels a tensor as it came."""
-    if position is None:
-        return None
     if labels.is_floating_point():
         if not isinstance(position, Tensor) or position.dtype not in FLOATS:
             got = position.dtype if isinstance(position, Tensor) else type(position).__name__

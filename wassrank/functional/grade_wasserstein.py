@@ -10,6 +10,8 @@ from wassrank.reference import Terms
 
 from .graded_loss import graded_loss
 
+TERMS = Terms(wasserstein=1.0)
+
 
 def grade_wasserstein(
     scores: Tensor,  # [Q, N]; packed lists [T]
@@ -99,7 +101,7 @@ def grade_wasserstein(
     return graded_loss(
         scores,
         labels,
-        Terms(wasserstein=1.0),
+        TERMS,
         p=p,
         temperature=temperature,
         label_temperature=label_temperature,

@@ -10,6 +10,8 @@ from wassrank.reference import Terms
 from . import checks
 from .graded_loss import graded_loss
 
+TERMS = Terms(info_nce=1.0)
+
 
 def info_nce(
     scores: Tensor,  # [Q, N]; packed lists [T]
@@ -50,7 +52,7 @@ def info_nce(
     loss = graded_loss(
         scores,
         labels,
-        Terms(info_nce=1.0),
+        TERMS,
         temperature=temperature,
         positives=positives,
         negative_grade=negative_grade,
@@ -85,7 +87,7 @@ def info_nce(
     other = graded_loss(
         transposed,
         torch.zeros_like(transposed, dtype=torch.uint8),
-        Terms(info_nce=1.0),
+        TERMS,
         temperature=temperature,
         positives=torch.where(takes_part, query, -1),
         mask=None,

@@ -8,6 +8,8 @@ from wassrank.reference import Terms
 
 from .graded_loss import graded_loss
 
+TERMS = Terms(kl=1.0)
+
 
 def listwise_kl(
     scores: Tensor,  # [Q, N]; packed lists [T]
@@ -36,7 +38,7 @@ def listwise_kl(
     return graded_loss(
         scores,
         labels,
-        Terms(kl=1.0),
+        TERMS,
         temperature=temperature,
         label_temperature=label_temperature,
         target=target,
