@@ -132,80 +132,160 @@ const int64_t* positives_of(const std::optional<Tensor>& positives, int64_t Q) {
   return static_cast<const int64_t*>(positives->data_ptr());
 }
 
-// What one device does with the arguments; `scores` say which device.
-using RunForward = void (*)(LevelLossesForward&, const Tensor& scores);
-using RunBackward = void (*)(const LevelLossesBackward&, const Tensor& scores);
+// What every forward is given beside its rows.
+struct ForwardInputs {
+  const Tensor &scores, &labels;
+  const std::optional<Tensor>&target, &weight, &label_temperatures, &positives;
+};
 
-template <RunForward run>
+void read_inputs(const ForwardInputs& from, RowLossesForward& args) {
+  const ScalarType dtype = computing(from.scores);
+  const int64_t Q = args.rows.Q;
+  STD_TORCH_CHECK((args.target_kind == Target::given) == from.target.has_value(),
+                  "wassrank: target tensor and kind disagree");
+  std::tie(args.target, args.target_width) = target_of(from.target, from.scores, from.labels);
+  if (from.weight) {
+    check_elements("weight", *from.weight, dtype, Q);
+    args.weight = from.weight->data_ptr();
+  }
+  if (from.label_temperatures) {
+    check_elements("label_temperatures", *from.label_temperatures, dtype, Q);
+    args.label_temperatures = from.label_temperatures->data_ptr();
+  }
+  args.positives = positives_of(from.positives, Q);
+}
+
+// Loss, state and scale, where the kernels are to write them.
+Outputs make_outputs(const Tensor& scores, int64_t state_width, RowLossesForward& args) {
+  const ScalarType dtype = computing(scores);
+  const int64_t Q = args.rows.Q;
+  const Tensor loss = args.reduction == Reduction::none ? torch::stable::new_empty(scores, {Q}, dtype)
+                                                        : torch::stable::new_empty(scores, {}, dtype);
+  const Tensor state = torch::stable::new_empty(scores, {Q, state_width}, dtype);
+  const Tensor scale = torch::stable::new_empty(scores, {}, dtype);
+  args.loss = loss.data_ptr();
+  args.state = state.data_ptr();
+  args.scale = scale.data_ptr();
+  return {loss, state, scale};
+}
+
+// What every backward is given beside its rows.
+struct BackwardInputs {
+  const Tensor &grad_loss, &scores, &labels;  // labels: or what has their shape
+  const std::optional<Tensor>& target;
+  const Tensor &state, &scale;
+};
+
+// Returns the gradient, where the kernels are to write it.
+Tensor read_inputs(const BackwardInputs& from, int64_t state_width, RowLossesBackward& args) {
+  const ScalarType dtype = computing(from.scores);
+  args.grad_per_row = from.grad_loss.dim() != 0;
+  check_elements("grad_loss", from.grad_loss, dtype, args.grad_per_row ? args.rows.Q : 1);
+  check_elements("state", from.state, dtype, args.rows.Q * state_width);
+  check_elements("scale", from.scale, dtype, 1);
+  std::tie(args.target, args.target_width) = target_of(from.target, from.scores, from.labels);
+  args.grad_loss = from.grad_loss.data_ptr();
+  args.state = from.state.data_ptr();
+  args.scale = from.scale.data_ptr();
+  const Tensor grad_scores = torch::stable::empty_like(from.scores);
+  args.grad_scores = grad_scores.data_ptr();
+  return grad_scores;
+}
+
+// What one device does with the arguments; `scores` say which device.
+template <class Arguments>
+using Run = void (*)(Arguments&, const Tensor& scores);
+
+template <Run<LevelLossesForward> run>
 Outputs level_losses(Tensor scores, Tensor labels, std::optional<Tensor> target, std::optional<Tensor> mask,
                      std::optional<Tensor> weight, std::optional<Tensor> label_temperatures,
                      std::optional<Tensor> positives, std::optional<Tensor> offsets, std::optional<Tensor> position,
                      double wasserstein, double info_nce, double kl, int64_t target_kind, int64_t reduction,
-                     int64_t in_batch, int64_t num_levels, int64_t negative_grade, double p, double temperature,
-                     double label_temperature) {
-  const ScalarType dtype = computing(scores);
+                     int64_t in_batch, int64_t num_levels, double p, double temperature, double label_temperature) {
   LevelLossesForward args{};
   args.rows = rows_of(scores, labels, mask, offsets, in_batch, num_levels, temperature);
-  const int64_t Q = args.rows.Q;
   args.terms = {wasserstein, info_nce, kl};
   args.target_kind = static_cast<Target>(target_kind);
   args.reduction = static_cast<Reduction>(reduction);
-  args.negative_grade = static_cast<int>(negative_grade);
   args.p = p;
   args.label_temperature = label_temperature;
-  STD_TORCH_CHECK((args.target_kind == Target::given) == target.has_value(),
-                  "wassrank: target tensor and kind disagree");
-  std::tie(args.target, args.target_width) = target_of(target, scores, labels);
-  if (weight) {
-    check_elements("weight", *weight, dtype, Q);
-    args.weight = weight->data_ptr();
-  }
-  if (label_temperatures) {
-    check_elements("label_temperatures", *label_temperatures, dtype, Q);
-    args.label_temperatures = label_temperatures->data_ptr();
-  }
-  args.positives = positives_of(positives, Q);
+  read_inputs({scores, labels, target, weight, label_temperatures, positives}, args);
   if (position) {
     STD_TORCH_CHECK(position->is_cpu(), "wassrank: position lies on the host");
     check_elements("position", *position, ScalarType::Double, num_levels);
     args.position = static_cast<const double*>(position->data_ptr());
   }
-
-  const int width = StateLayout{args.rows.levels, args.terms.affine()}.width();
-  const Tensor loss = args.reduction == Reduction::none ? torch::stable::new_empty(scores, {Q}, dtype)
-                                                        : torch::stable::new_empty(scores, {}, dtype);
-  const Tensor state = torch::stable::new_empty(scores, {Q, width}, dtype);
-  const Tensor scale = torch::stable::new_empty(scores, {}, dtype);
-  args.loss = loss.data_ptr();
-  args.state = state.data_ptr();
-  args.scale = scale.data_ptr();
+  const Outputs outputs = make_outputs(scores, StateLayout{args.rows.levels, args.terms.affine()}.width(), args);
   run(args, scores);
-  return {loss, state, scale};
+  return outputs;
 }
 
-template <RunBackward run>
+template <Run<const LevelLossesBackward> run>
 Tensor level_losses_backward(Tensor grad_loss, Tensor scores, Tensor labels, std::optional<Tensor> target,
                              std::optional<Tensor> mask, std::optional<Tensor> positives, std::optional<Tensor> offsets,
                              Tensor state, Tensor scale, int64_t in_batch, int64_t num_levels, double temperature) {
-  const ScalarType dtype = computing(scores);
   LevelLossesBackward args{};
   args.rows = rows_of(scores, labels, mask, offsets, in_batch, num_levels, temperature);
-  const int64_t Q = args.rows.Q;
-  args.grad_per_row = grad_loss.dim() != 0;
-  check_elements("grad_loss", grad_loss, dtype, args.grad_per_row ? Q : 1);
-  check_elements("scale", scale, dtype, 1);
   STD_TORCH_CHECK(state.dim() == 2, "wassrank: state is [Q, numbers a row]");
   args.affine = state.size(1) != num_levels + 1;
-  check_elements("state", state, dtype, Q * StateLayout{args.rows.levels, args.affine}.width());
-  std::tie(args.target, args.target_width) = target_of(target, scores, labels);
-  args.positives = positives_of(positives, Q);
-  args.grad_loss = grad_loss.data_ptr();
-  args.state = state.data_ptr();
-  args.scale = scale.data_ptr();
-  const Tensor grad_scores = torch::stable::empty_like(scores);
-  args.grad_scores = grad_scores.data_ptr();
+  args.positives = positives_of(positives, args.rows.Q);
+  const int width = StateLayout{args.rows.levels, args.affine}.width();
+  const Tensor gradient = read_inputs({grad_loss, scores, labels, target, state, scale}, width, args);
   run(args, scores);
-  return grad_scores;
+  return gradient;
+}
+
+template <Run<SortedForward> run>
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> sorted_losses(
+    Tensor scores, Tensor labels, Tensor order, std::optional<Tensor> target, std::optional<Tensor> mask,
+    std::optional<Tensor> weight, std::optional<Tensor> label_temperatures, std::optional<Tensor> positives,
+    std::optional<Tensor> offsets, std::optional<Tensor> position, double wasserstein, double info_nce, double kl,
+    int64_t target_kind, int64_t reduction, int64_t in_batch, double others_label, double p, double temperature,
+    double label_temperature) {
+  const ScalarType dtype = computing(scores);
+  const int64_t passages = labels.numel();
+  SortedForward args{};
+  args.rows = rows_of(scores, labels, mask, offsets, in_batch, 1, temperature);
+  check_elements("labels", labels, dtype, passages);
+  check_elements("order", order, ScalarType::Int, passages);
+  args.order = static_cast<const int32_t*>(order.data_ptr());
+  if (position) {
+    check_elements("position", *position, dtype, passages);
+    args.position = position->data_ptr();
+  }
+  args.terms = {wasserstein, info_nce, kl};
+  args.others_label = others_label;
+  args.target_kind = static_cast<Target>(target_kind);
+  args.reduction = static_cast<Reduction>(reduction);
+  args.p = p;
+  args.label_temperature = label_temperature;
+  read_inputs({scores, labels, target, weight, label_temperatures, positives}, args);
+  const auto [loss, state, scale] = make_outputs(scores, SortedState::width, args);
+  const Tensor coefficient = torch::stable::empty_like(labels);
+  const Tensor constant =
+      args.terms.affine() ? torch::stable::empty_like(labels) : torch::stable::new_empty(scores, {0}, dtype);
+  args.coefficient = coefficient.data_ptr();
+  args.constant = args.terms.affine() ? constant.data_ptr() : nullptr;
+  run(args, scores);
+  return {loss, coefficient, constant, state, scale};
+}
+
+template <Run<const SortedBackward> run>
+Tensor sorted_losses_backward(Tensor grad_loss, Tensor scores, Tensor coefficient, std::optional<Tensor> constant,
+                              std::optional<Tensor> target, std::optional<Tensor> mask, std::optional<Tensor> offsets,
+                              Tensor state, Tensor scale, double temperature) {
+  const ScalarType dtype = computing(scores);
+  SortedBackward args{};
+  args.rows = rows_of(scores, coefficient, mask, offsets, 0, 1, temperature);
+  check_elements("coefficient", coefficient, dtype, coefficient.numel());
+  args.coefficient = coefficient.data_ptr();
+  if (constant) {
+    check_elements("constant", *constant, dtype, coefficient.numel());
+    args.constant = constant->data_ptr();
+  }
+  const Tensor gradient = read_inputs({grad_loss, scores, coefficient, target, state, scale}, SortedState::width, args);
+  run(args, scores);
+  return gradient;
 }
 
 void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
@@ -223,6 +303,17 @@ void forward_on_cpu(LevelLossesForward& args, const Tensor&) {
 
 void backward_on_cpu(const LevelLossesBackward& args, const Tensor&) {
   cpu::kernels().level_losses_backward(args, parallel_for);
+}
+
+void sorted_forward_on_cpu(SortedForward& args, const Tensor&) {
+  if (const auto stray = cpu::kernels().sorted_losses_forward(args, parallel_for)) {
+    throw std::invalid_argument("labels hold " + std::to_string(*stray) +
+                                ": a passage with no place on the line; mark padding with mask, not with a label");
+  }
+}
+
+void sorted_backward_on_cpu(const SortedBackward& args, const Tensor&) {
+  cpu::kernels().sorted_losses_backward(args, parallel_for);
 }
 
 Tensor grade_order_cpu(Tensor values, std::optional<Tensor> offsets) {
@@ -246,78 +337,10 @@ Tensor grade_order_cpu(Tensor values, std::optional<Tensor> offsets) {
   return order;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> sorted_wasserstein_cpu(
-    Tensor scores, Tensor labels, Tensor order, std::optional<Tensor> target, std::optional<Tensor> mask,
-    std::optional<Tensor> weight, std::optional<Tensor> label_temperatures, std::optional<Tensor> offsets,
-    std::optional<Tensor> position, int64_t target_kind, int64_t reduction, int64_t in_batch, double others_label,
-    double p, double temperature, double label_temperature) {
-  const ScalarType dtype = computing(scores);
-  SortedForward args{};
-  args.rows = rows_of(scores, labels, mask, offsets, in_batch, 1, temperature);
-  const int64_t Q = args.rows.Q, passages = labels.numel();
-  check_elements("labels", labels, dtype, passages);
-  check_elements("order", order, ScalarType::Int, passages);
-  args.order = static_cast<const int32_t*>(order.data_ptr());
-  if (position) {
-    check_elements("position", *position, dtype, passages);
-    args.position = position->data_ptr();
-  }
-  args.others_label = others_label;
-  args.target_kind = static_cast<Target>(target_kind);
-  STD_TORCH_CHECK((args.target_kind == Target::given) == target.has_value(),
-                  "wassrank: target tensor and kind disagree");
-  std::tie(args.target, args.target_width) = target_of(target, scores, labels);
-  if (weight) {
-    check_elements("weight", *weight, dtype, Q);
-    args.weight = weight->data_ptr();
-  }
-  if (label_temperatures) {
-    check_elements("label_temperatures", *label_temperatures, dtype, Q);
-    args.label_temperatures = label_temperatures->data_ptr();
-  }
-  args.reduction = static_cast<Reduction>(reduction);
-  args.p = p;
-  args.label_temperature = label_temperature;
-  const Tensor loss = args.reduction == Reduction::none ? torch::stable::new_empty(scores, {Q}, dtype)
-                                                        : torch::stable::new_empty(scores, {}, dtype);
-  const Tensor coefficient = torch::stable::empty_like(labels);
-  const Tensor state = torch::stable::new_empty(scores, {Q, 2}, dtype);
-  const Tensor scale = torch::stable::new_empty(scores, {}, dtype);
-  args.loss = loss.data_ptr();
-  args.coefficient = coefficient.data_ptr();
-  args.state = state.data_ptr();
-  args.scale = scale.data_ptr();
-  if (const auto stray = cpu::kernels().sorted_wasserstein_forward(args, parallel_for)) {
-    throw std::invalid_argument("labels hold " + std::to_string(*stray) +
-                                ": a passage with no place on the line; mark padding with mask, not with a label");
-  }
-  return {loss, coefficient, state, scale};
-}
-
-Tensor sorted_wasserstein_backward_cpu(Tensor grad_loss, Tensor scores, Tensor coefficient, std::optional<Tensor> mask,
-                                       std::optional<Tensor> offsets, Tensor state, Tensor scale, double temperature) {
-  const ScalarType dtype = computing(scores);
-  SortedBackward args{};
-  args.rows = rows_of(scores, coefficient, mask, offsets, 0, 1, temperature);
-  args.grad_per_row = grad_loss.dim() != 0;
-  check_elements("coefficient", coefficient, dtype, coefficient.numel());
-  check_elements("grad_loss", grad_loss, dtype, args.grad_per_row ? args.rows.Q : 1);
-  check_elements("scale", scale, dtype, 1);
-  check_elements("state", state, dtype, 2 * args.rows.Q);
-  args.coefficient = coefficient.data_ptr();
-  args.grad_loss = grad_loss.data_ptr();
-  args.state = state.data_ptr();
-  args.scale = scale.data_ptr();
-  const Tensor grad_scores = torch::stable::empty_like(scores);
-  args.grad_scores = grad_scores.data_ptr();
-  cpu::kernels().sorted_wasserstein_backward(args, parallel_for);
-  return grad_scores;
-}
-
 STABLE_TORCH_LIBRARY_IMPL(wassrank, CPU, library) {
   library.impl("grade_order", TORCH_BOX(&grade_order_cpu));
-  library.impl("sorted_wasserstein", TORCH_BOX(&sorted_wasserstein_cpu));
-  library.impl("sorted_wasserstein_backward", TORCH_BOX(&sorted_wasserstein_backward_cpu));
+  library.impl("sorted_losses", TORCH_BOX(&sorted_losses<&sorted_forward_on_cpu>));
+  library.impl("sorted_losses_backward", TORCH_BOX(&sorted_losses_backward<&sorted_backward_on_cpu>));
   library.impl("level_losses", TORCH_BOX(&level_losses<&forward_on_cpu>));
   library.impl("level_losses_backward", TORCH_BOX(&level_losses_backward<&backward_on_cpu>));
 }

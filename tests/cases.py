@@ -21,16 +21,23 @@ class Case:
     K: int = 5
     packed: tuple[int, ...] = ()  # lengths of packed lists; then Q, K and dense mean nothing
     dense: bool = False  # labels [Q, N] instead of [Q, K] with N = Q·K
-    label_dtype: torch.dtype = torch.int64
+    label_dtype: torch.dtype = torch.int64  # a floating one: a teacher's scores, of both signs, now and then the same
     num_grades: int = 4
     spread: float = 3.0  # standard deviation of the scores
     mask: str | None = None  # "scores": [Q, N]; "labels": the shape of labels
     weight: bool = False
+    position: bool = False  # for float labels: coordinates of passages, rising with the label
     label_temperatures: bool = False  # one a query
     positives: bool = False  # an index of the positive, in some rows none
     target: str = "softmax"  # "given" (a tensor [Q, N]), "given_nan", "given_own" (the shape of labels)
     edit: Callable[[Tensor, Tensor], None] | None = None  # edit(scores, labels), in place
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_sorted(self) -> bool:
+        """Whether it takes the order of the passages."""
+        wasserstein = {"grade_wasserstein": 1.0, "combined_loss": self.options.get("wasserstein", 1.0)}
+        return self.label_dtype.is_floating_point and bool(wasserstein.get(self.loss))
 
     @property
     def queries(self) -> int:
@@ -43,7 +50,10 @@ class Case:
         if self.packed:
             shape = labels_shape = (sum(self.packed),)  # type: ignore[assignment]
         scores = self.spread * torch.randn(shape, generator=generator, dtype=torch.float64)
-        labels = torch.randint(0, self.num_grades, labels_shape, generator=generator).to(self.label_dtype)
+        if self.label_dtype.is_floating_point:
+            labels = (32 * torch.randn(labels_shape, generator=generator)).round().to(self.label_dtype) / 32
+        else:
+            labels = torch.randint(0, self.num_grades, labels_shape, generator=generator).to(self.label_dtype)
         if self.edit is not None:
             self.edit(scores, labels)
         options = dict(self.options)
@@ -59,6 +69,8 @@ class Case:
                 options["target"][0, 0] = torch.nan
         elif self.loss != "info_nce":
             options["target"] = self.target
+        if self.position:
+            options["position"] = (4 * labels).ceil() / 2
         if self.label_temperatures:
             options["label_temperature"] = 0.3 + torch.rand(self.queries, generator=generator, dtype=torch.float64)
         if self.positives:
@@ -120,8 +132,20 @@ def _stray_labels_on_impossible_passages(scores: Tensor, labels: Tensor) -> None
     labels[:, 2] = 100
 
 
+def _no_place_on_impossible_passages(scores: Tensor, labels: Tensor) -> None:
+    scores[:, 2] = -torch.inf
+    scores[1:, 4] = -torch.inf
+    labels[:, 2] = torch.nan
+    labels[1::2, 4] = torch.inf
+    labels[2::2, 4] = -torch.inf
+
+
+def _positive_labels(scores: Tensor, labels: Tensor) -> None:
+    labels.abs_()
+
+
 LOSSES = ("grade_wasserstein", "info_nce", "listwise_kl", "combined_loss")
-_ALL_TERMS = {"combined_loss": {"wasserstein": 1.0, "info_nce": 0.5, "kl": 0.25}}
+_ALL_TERMS: dict[str, dict[str, Any]] = {"combined_loss": {"wasserstein": 1.0, "info_nce": 0.5, "kl": 0.25}}
 
 
 def _of_every_loss() -> list[Case]:
@@ -177,6 +201,78 @@ def _packed() -> list[Case]:
         Case("packed_positives", "info_nce", packed=short, positives=True, options={"negative_grade": 1}),
         Case("packed_nothing", packed=(0, 0)),
         Case("packed_one", packed=(7,)),
+    ]
+
+
+def _of_floats(name: str, loss: str = "grade_wasserstein", **case: Any) -> Case:
+    """In float32, which holds the labels exactly, so that every dtype has the same problem."""
+    options = _ALL_TERMS.get(loss, {}) | case.pop("options", {})
+    return Case(f"floats_{name}", loss, **{"label_dtype": torch.float32} | case, options=options)
+
+
+def _floats() -> list[Case]:
+    """Labels that are any floats."""
+    whole: dict[str, dict[str, Any]] = {
+        "in_batch": {},
+        "others_amid": {"options": {"in_batch": 0.25}},
+        "excluded": {"mask": "labels", "options": {"in_batch": None}},
+        "masked": {"mask": "scores", "weight": True, "K": 9},
+        "dense": {"dense": True, "mask": "scores", "options": {"reduction": "none"}},
+        "linear": {"target": "linear", "weight": True},
+        "given": {"target": "given", "dense": True, "mask": "labels"},
+        "given_to_others": {"target": "given", "options": {"reduction": "sum"}},
+        "position": {"position": True, "dense": True},
+        "impossible": {"edit": _impossible_passages, "dense": True, "options": {"reduction": "none"}},
+        "no_place": {"edit": _no_place_on_impossible_passages, "dense": True, "label_dtype": torch.float64},
+        "not_a_number": {"edit": _not_a_number, "options": {"reduction": "none"}},
+        "one_hot": {"edit": _one_hot, "options": {"temperature": 1e-3}},
+        "same_scores": {"edit": _same_scores, "dense": True},
+        "equal": {"edit": _scores_are_labels, "dense": True, "options": {"reduction": "none"}},
+        "wide": {"Q": 2, "K": 1500, "mask": "labels"},
+        "wide_dense": {"Q": 2, "K": 1300, "dense": True, "label_dtype": torch.float64},
+        "packed": {"packed": (5, 0, 1, 9, 3)},
+        "packed_long": {"packed": (700, 1, 0, 5000, 33), "mask": "labels", "weight": True},
+    }
+    every_p: tuple[dict[str, Any], ...] = ({"p": 1.0}, {"p": 2.0}, {"p": 1.5, "temperature": 0.8})
+    return [
+        _of_floats(f"{name}_p{p['p']:g}", **case | {"options": p | case.get("options", {})})
+        for p in every_p
+        for name, case in whole.items()
+    ] + [
+        _of_floats("given_own", target="given_own", options={"p": 2.0}),
+        _of_floats("exp2", target="exp2", edit=_positive_labels),
+        _of_floats("half", label_dtype=torch.float16, label_temperatures=True),
+        _of_floats("bfloat16", label_dtype=torch.bfloat16, dense=True),
+        _of_floats("one_by_one", Q=1, K=1),
+        _of_floats("no_query", Q=0, K=3),
+        _of_floats("no_passage", Q=3, K=0),
+        _of_floats("hot", options={"temperature": 1e3, "label_temperature": 1e3}),
+        _of_floats("cold", options={"temperature": 1e-3, "label_temperature": 1e-3, "p": 2.0}),
+        _of_floats("packed_nothing", packed=(0, 0)),
+        _of_floats("best", "info_nce", mask="labels"),
+        _of_floats("up_to", "info_nce", options={"negative_grade": 0.5}),
+        _of_floats("packed_positives", "info_nce", packed=(5, 0, 1, 9, 3), positives=True),
+        _of_floats("kl", "listwise_kl", weight=True, label_temperatures=True),
+        _of_floats("packed_kl", "listwise_kl", packed=(5, 0, 1, 9, 3), target="linear"),
+        _of_floats("all_in_batch", "combined_loss", options={"p": 2.0}),
+        _of_floats("all_excluded", "combined_loss", mask="labels", options={"in_batch": None}),
+        _of_floats("all_dense", "combined_loss", dense=True, weight=True, mask="scores", target="linear"),
+        _of_floats(
+            "all_given", "combined_loss", dense=True, target="given", positives=True, options={"reduction": "none"}
+        ),
+        _of_floats("all_given_to_others", "combined_loss", target="given", mask="scores"),
+        _of_floats("all_given_own", "combined_loss", target="given_own", positives=True),
+        _of_floats("without_info_nce", "combined_loss", label_temperatures=True, options={"info_nce": 0.0}),
+        _of_floats("without_kl", "combined_loss", positives=True, options={"kl": 0.0, "reduction": "sum"}),
+        _of_floats("all_no_gain", "combined_loss", target="linear", edit=_no_relevant_passage),
+        _of_floats("all_impossible", "combined_loss", edit=_impossible_passages, dense=True),
+        _of_floats("all_not_a_number", "combined_loss", edit=_not_a_number, options={"reduction": "none"}),
+        _of_floats("all_cold", "combined_loss", options={"temperature": 1e-3}),
+        _of_floats("all_wide", "combined_loss", Q=2, K=1500, mask="labels"),
+        _of_floats("all_packed", "combined_loss", packed=(5, 0, 1, 9, 3), mask="labels", weight=True),
+        _of_floats(
+            "all_packed_long", "combined_loss", packed=(700, 1, 0, 5000, 33), positives=True, options={"p": 2.0}
+        ),
     ]
 
 
@@ -262,4 +358,8 @@ CASES = [
     Case("combined_excluded", "combined_loss", mask="labels", options={"info_nce": 0.5, "kl": 1.0, "in_batch": None}),
     Case("combined_position", "combined_loss", options={"kl": 1.0, "position": [0.0, 1.0, 3.0, 7.0], "num_levels": 4}),
     *_packed(),
+    *_floats(),
 ]
+
+LEVEL_CASES = [case for case in CASES if not case.is_sorted]
+SORTED_CASES = [case for case in CASES if case.is_sorted]

@@ -157,22 +157,21 @@ def test_the_other_losses_take_floats_too(backend: str) -> None:
     torch.testing.assert_close(listwise_kl(scores, labels, backend=backend), want)
     best = torch.nn.functional.cross_entropy(scores, labels.argmax(1))
     torch.testing.assert_close(info_nce(scores, labels, backend=backend), best)
-    together = combined_loss(scores, labels, kl=1.0, info_nce=1.0, backend="torch")
+    together = combined_loss(scores, labels, kl=1.0, info_nce=1.0, backend=backend)
     torch.testing.assert_close(together, grade_wasserstein(scores, labels, backend=backend) + want + best)
 
 
 def test_what_a_fused_backend_cannot_do_is_refused_and_auto_says_once_what_it_takes() -> None:
     scores, labels = problem(3, 5, seed=10)
-    with pytest.raises(
-        ValueError, match="backend='native' cannot do this: labels are floats, and the fused kernels sum"
-    ):
-        combined_loss(scores, labels, kl=1.0, backend="native")
+    options: dict[str, Any] = {"info_nce": 1.0, "negative_grade": 1}
+    with pytest.raises(ValueError, match="backend='native' cannot do this: negative_grade leaves out passages"):
+        combined_loss(scores, labels, **options, backend="native")
     say_once.cache_clear()
-    with pytest.warns(RuntimeWarning, match="plain-torch backend: labels are floats"):
-        combined_loss(scores, labels, kl=1.0)
+    with pytest.warns(RuntimeWarning, match="plain-torch backend: negative_grade leaves out"):
+        combined_loss(scores, labels, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        combined_loss(scores, labels, kl=1.0)
+        combined_loss(scores, labels, **options)
 
 
 def test_an_order_may_be_made_once() -> None:

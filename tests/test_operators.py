@@ -2,56 +2,58 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from cases import CASES, Case
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import wassrank
 from wassrank.arguments import Arguments, BackwardArguments
-from wassrank.codes import EXCLUDED, Reduction, Target
-from wassrank.functional import checks
+from wassrank.codes import Target
+from wassrank.ops import sorted_losses
 
 CHECKED = {
     "in_batch", "column_mask", "dense_masked_given", "none", "no_query", "position", "label_temperatures",
     "info_nce_positives", "kl_given_own", "combined_given", "packed_combined_loss_masked", "packed_positives",
     "packed_kl_given", "packed_nothing",
 }  # fmt: skip
-FACTORS = {"grade_wasserstein": (1.0, 0.0, 0.0), "info_nce": (0.0, 1.0, 0.0), "listwise_kl": (0.0, 0.0, 1.0)}
+FORWARDS = {
+    torch.ops.wassrank.level_losses.default: Arguments,
+    torch.ops.wassrank.sorted_losses.default: sorted_losses.Arguments,
+}
+
+
+class _HandedOver(Exception):  # noqa: N818 (no error)
+    def __init__(self, arguments: Arguments | sorted_losses.Arguments) -> None:
+        self.arguments = arguments
+
+
+class _HandOver(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in FORWARDS:
+            raise _HandedOver(FORWARDS[func](*args))
+        return func(*args, **(kwargs or {}))
+
+
+def handed_over(case: Case, dtype: torch.dtype = torch.float64) -> Arguments | sorted_losses.Arguments:
+    """What the case's public function hands to the operator."""
+    scores, labels, options = case.make(dtype)
+    with pytest.raises(_HandedOver) as caught, _HandOver():  # type: ignore[no-untyped-call]
+        getattr(wassrank, case.loss)(scores, labels, backend="native", **options)
+    return caught.value.arguments
 
 
 def operator_arguments(case: Case, device: str = "cpu") -> Arguments:
-    """What the case's public function hands to the operator, in float64."""
-    scores, labels, options = case.make(torch.float64, device)
-    target, label_temperature = options.get("target", "softmax"), options.get("label_temperature", 1.0)
-    given, one_a_query = (t if isinstance(t, torch.Tensor) else None for t in (target, label_temperature))
-    num_levels, in_batch = options.get("num_levels", 8), options.get("in_batch", 0)
-    combined = (options.get("wasserstein", 1.0), options.get("info_nce", 0.0), options.get("kl", 0.0))
-    wasserstein, info_nce, kl = FACTORS.get(case.loss, combined)
-    return Arguments(
-        scores,
-        labels,
-        target=given,
-        mask=options.get("mask"),
-        weight=options.get("weight"),
-        label_temperatures=one_a_query,
-        positives=options.get("positives"),
-        offsets=options.get("offsets"),
-        position=checks.line(options["position"], scores, labels, num_levels, in_batch)
-        if "position" in options
-        else None,
-        wasserstein=wasserstein,
-        info_nce=info_nce,
-        kl=kl,
-        target_kind=int(Target.given if given is not None else Target[target]),
-        reduction=int(Reduction[options.get("reduction", "mean")]),
-        in_batch=EXCLUDED if in_batch is None else in_batch,
-        num_levels=num_levels,
-        negative_grade=options.get("negative_grade", num_levels),
-        p=options.get("p", 1.0),
-        temperature=options.get("temperature", 1.0),
-        label_temperature=1.0 if one_a_query is not None else label_temperature,
-    )
+    """Of `wassrank::level_losses`, in float64."""
+    a = handed_over(case)
+    assert isinstance(a, Arguments)
+    moved: dict[str, Any] = {
+        name: t.to(device) for name, t in a._asdict().items() if isinstance(t, torch.Tensor) and name != "position"
+    }
+    return a._replace(**moved)
 
 
 def backward_arguments(

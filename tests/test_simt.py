@@ -162,25 +162,6 @@ def test_a_list_of_a_million_among_short_ones(drivers: Drivers) -> None:
         assert_close(one, other, 1e-5, 1e-7)
 
 
-def test_finite_where_a_passage_left_out_towers_over_the_contest(drivers: Drivers) -> None:
-    """Between the negatives' grades and the best: e^(s - max) of all that compete is 0. The positive is pulled up."""
-    scores, labels = torch.tensor([[0.0, 5.0, 1.0, -1.0]]), torch.tensor([[3, 2, 0, 0]])
-    arguments = Arguments(
-        scores,
-        labels,
-        weight=torch.tensor([1e3]),
-        wasserstein=0.0,
-        info_nce=1.0,
-        negative_grade=1,
-        temperature=1e-3,
-    )
-    (found,) = drivers["plain"].run([Call(arguments, torch.tensor(1.0))])
-    assert found.loss.isfinite()
-    assert found.grad_scores.isfinite().all()
-    assert found.grad_scores[0, 0] < 0
-    assert found.grad_scores[0, 1] == 0
-
-
 @pytest.mark.parametrize("huge", HUGE, ids=lambda huge: huge.__name__)
 def test_elements_beyond_32_bits_are_found(huge: Callable[[], Huge], drivers: Drivers) -> None:
     """State, loss and gradient at the end of arrays of 2^31 to 2^40 elements, by the blocks in the grids' corners."""

@@ -21,7 +21,8 @@ from typing import Any
 import pytest
 import test_conformance as conformance
 import torch
-from cases import CASES, Case
+from cases import LEVEL_CASES as CASES
+from cases import Case
 from test_operators import CHECKED, backward_arguments, operator_arguments
 from torch import Tensor
 

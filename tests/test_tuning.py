@@ -162,7 +162,7 @@ def test_the_operators_tune_the_cuda_kernels_before_they_run(monkeypatch: pytest
     )
     options: dict[str, Any] = {
         "p": 1.0, "temperature": 1.0, "label_temperature": 1.0, "target": "softmax", "mask": None, "weight": None,
-        "in_batch": 0, "num_levels": 8, "position": None, "positives": None, "negative_grade": None, "offsets": None,
+        "in_batch": 0, "num_levels": 8, "position": None, "positives": None, "offsets": None,
         "reduction": "mean",
     }  # fmt: skip
     for backend in ("native", "triton"):

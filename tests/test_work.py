@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import CASES, Case
+from cases import LEVEL_CASES as CASES
+from cases import Case
 from test_operators import backward_arguments, operator_arguments
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wassrank.codes import Reduction, Target
 
-EXTRA = 6
+EXTRA = 4
 """Numbers of an affine state beside its two a level."""
 
 
@@ -33,7 +33,6 @@ class Arguments(NamedTuple):
     reduction: int = int(Reduction.mean)
     in_batch: int = 0
     num_levels: int = 8
-    negative_grade: int = 31  # own passages above it that are no positives are left out of InfoNCE
     p: float = 1.0
     temperature: float = 1.0
     label_temperature: float = 1.0

@@ -70,15 +70,16 @@ struct StateLayout {
   int levels;
   bool affine;
 
-  WASSRANK_HOST_DEVICE int width() const { return affine ? 2 * levels + 6 : levels + 1; }
+  WASSRANK_HOST_DEVICE int width() const { return affine ? 2 * levels + 4 : levels + 1; }
   WASSRANK_HOST_DEVICE int constant(int level) const { return levels + level; }  // b_l
-  WASSRANK_HOST_DEVICE int others() const { return 2 * levels; }                 // c, then b
-  WASSRANK_HOST_DEVICE int positive() const { return 2 * levels + 2; }           // c, then b
-  WASSRANK_HOST_DEVICE int target_factor() const { return 2 * levels + 4; }      // f
+  WASSRANK_HOST_DEVICE int others() const { return 2 * levels; }                 // b of other queries' passages
+  WASSRANK_HOST_DEVICE int positive() const { return 2 * levels + 1; }           // b of the named positive
+  WASSRANK_HOST_DEVICE int target_factor() const { return 2 * levels + 2; }      // f
   WASSRANK_HOST_DEVICE int max() const { return width() - 1; }
 };
 
-struct LevelLossesForward {
+// What every forward is told, whether its rows are grouped by level or sorted.
+struct RowLossesForward {
   Rows rows;
   Terms terms;
   Target target_kind;
@@ -87,30 +88,37 @@ struct LevelLossesForward {
   const void* weight;              // [Q] of C, or null
   const void* label_temperatures;  // [Q] of C, in place of label_temperature; or null
   const int64_t* positives;        // [Q]: the positive's place among the row's own passages, outside of them for none;
-                                   // null: the own passages of the row's best grade
-  const double* position;          // on the host: [levels], rising; null: 0, 1, 2, ...
+                                   // null: the own passages of the row's best label
   Reduction reduction;
-  int negative_grade;  // own passages above it that are no positives are left out of InfoNCE
   double p, label_temperature;
   // Outputs.
   void* loss;   // [] or [Q] of C
-  void* state;  // [Q, StateLayout::width()] of C
+  void* state;  // of C: what the backward is to know of each row
   void* scale;  // [] of C
   // CUDA only: room for 2 * Q of C, the rows' losses and weights before they are reduced.
   void* workspace;
 };
 
-struct LevelLossesBackward {
+// And every backward.
+struct RowLossesBackward {
   Rows rows;
-  bool affine;
-  const void* target;  // as in the forward, where its state's f is not 0; or null
+  const void* target;  // as in the forward, where its state's f may be other than 0; or null
   int64_t target_width;
-  const int64_t* positives;  // as in the forward, or null
-  const void* grad_loss;     // [] or [Q] of C
+  const void* grad_loss;  // [] or [Q] of C
   bool grad_per_row;
   const void* state;
   const void* scale;
   void* grad_scores;  // as scores
+};
+
+// state: [Q, StateLayout::width()].
+struct LevelLossesForward : RowLossesForward {
+  const double* position;  // on the host: [levels], rising; null: 0, 1, 2, ...
+};
+
+struct LevelLossesBackward : RowLossesBackward {
+  bool affine;
+  const int64_t* positives;  // as in the forward, or null
 };
 
 }  // namespace wassrank

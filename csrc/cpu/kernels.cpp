@@ -4,7 +4,7 @@
 #include "cpu/level_losses_backward.h"
 #include "cpu/level_losses_forward.h"
 #include "cpu/simd.h"
-#include "cpu/sorted_wasserstein.h"
+#include "cpu/sorted_losses.h"
 
 namespace wassrank::cpu {
 namespace WASSRANK_ISA {

@@ -22,8 +22,8 @@ struct Kernels {
   void (*level_losses_backward)(const LevelLossesBackward&, ParallelFor);
   void (*grade_order)(const GradeOrder&, ParallelFor);
   // Returns a label that is NaN or infinite if a passage that takes part has one; the outputs then mean nothing.
-  std::optional<double> (*sorted_wasserstein_forward)(const SortedForward&, ParallelFor);
-  void (*sorted_wasserstein_backward)(const SortedBackward&, ParallelFor);
+  std::optional<double> (*sorted_losses_forward)(const SortedForward&, ParallelFor);
+  void (*sorted_losses_backward)(const SortedBackward&, ParallelFor);
 };
 
 // Compiled from the same sources with other flags; see setup.py.

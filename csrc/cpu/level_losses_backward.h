@@ -17,23 +17,21 @@ namespace wassrank::cpu::WASSRANK_ISA {
 template <class C>
 struct Coefficients {
   C c[kMaxSlots], b[kMaxSlots];  // by slot, as in RowSums
-  C c_positive = 0, b_positive = 0, f = 0;
+  C b_positive = 0, f = 0;
   C max;
   bool any = false;  // no: the row is an empty one, which has no maximum, and s - 0 could overflow the exponential
 
   Coefficients(const C* state, const StateLayout& layout, int in_batch, C upstream) : max(state[layout.max()]) {
     for (int i = 0; i < layout.max(); ++i) any |= state[i] != 0;
     for (int l = 0; l < layout.levels; ++l) c[l] = upstream * state[l];
+    c[layout.levels] = in_batch == kExcluded ? C(0) : upstream * state[in_batch];
     if (!layout.affine) {
-      c[layout.levels] = in_batch == kExcluded ? C(0) : c[in_batch];
       b[layout.levels] = 0;  // and no other is looked at
       return;
     }
     for (int l = 0; l < layout.levels; ++l) b[l] = upstream * state[layout.constant(l)];
-    c[layout.levels] = upstream * state[layout.others()];
-    b[layout.levels] = upstream * state[layout.others() + 1];
-    c_positive = upstream * state[layout.positive()];
-    b_positive = upstream * state[layout.positive() + 1];
+    b[layout.levels] = upstream * state[layout.others()];
+    b_positive = upstream * state[layout.positive()];
     f = upstream * state[layout.target_factor()];
   }
 };
@@ -97,6 +95,7 @@ class Backward {
     const int64_t positive = named_positive(rows_, args_.positives, row) - column;
     const bool has_positive = positive >= 0 && positive < n;
     const C e_positive = has_positive ? out[positive] : C(0);
+    const C c_positive = has_positive ? of.c[std::clamp(level[positive], 0, rows_.levels - 1)] : C(0);
     int32_t highest = 0;
     const int32_t levels = rows_.levels;
 #pragma omp simd reduction(max : highest)
@@ -110,7 +109,7 @@ class Backward {
     } else {
       apply_by_level<false>(s, level, n, highest + 1, of.c, of.b, out);
     }
-    if (has_positive && s[positive] != kNegInf<C>) out[positive] = of.c_positive * e_positive + of.b_positive;
+    if (has_positive && s[positive] != kNegInf<C>) out[positive] = c_positive * e_positive + of.b_positive;
   }
 
   const LevelLossesBackward& args_;

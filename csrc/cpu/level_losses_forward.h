@@ -217,15 +217,10 @@ class Forward {
       cost += kl * listwise_kl(sums, levels, asked, given_, rows_.temperature, kl * per_loss, gradient);
     }
     if (layout.affine) {
-      if (rows_.in_batch != kExcluded) {
-        gradient.c[rows_.levels] = gradient.c[rows_.in_batch];
-        gradient.b[rows_.levels] = gradient.b[rows_.in_batch];
-      }
+      if (rows_.in_batch != kExcluded) gradient.b[rows_.levels] = gradient.b[rows_.in_batch];
       if (positives) {
-        gradient.c_positive = gradient.c[positives->level];
         gradient.b_positive = gradient.b[positives->level];
-        cost += info_nce_factor * info_nce(sums, *positives, rows_.levels, args_.negative_grade, rows_.temperature,
-                                           kLeastMass, info_nce_factor * per_loss, gradient);
+        cost += info_nce_factor * info_nce(levels, *positives, rows_.temperature, info_nce_factor * per_loss, gradient);
       }
     }
     totals_.set(row, weight * cost, weight);
@@ -247,7 +242,7 @@ class Forward {
       int best = rows_.levels - 1;
       while (best >= 0 && sums.count[best] == 0) --best;
       if (best < 0) return std::nullopt;
-      return Positives{false, best, sums.count[best], sums.mass[best], sums.logit[best]};
+      return Positives{false, best, sums.count[best], sums.logit[best]};
     }
     const int64_t column = named_positive(rows_, args_.positives, row);
     if (column < 0) return std::nullopt;
@@ -256,8 +251,7 @@ class Forward {
     const int64_t level = label_at(rows_, row, column);
     const bool stray = level < 0 || level >= rows_.levels;
     if (s == kNegInf<double> || stray) return std::nullopt;
-    const double logit = s - sums.max;
-    return Positives{true, static_cast<int>(level), 1, std::exp(logit / rows_.temperature), logit};
+    return Positives{true, static_cast<int>(level), 1, s - sums.max};
   }
 
   static void store(const RowGradient& gradient, double max, const StateLayout& layout, C* state) {
@@ -265,16 +259,12 @@ class Forward {
     state[layout.max()] = static_cast<C>(max);
     if (!layout.affine) return;
     for (int l = 0; l < layout.levels; ++l) state[layout.constant(l)] = static_cast<C>(gradient.b[l]);
-    state[layout.others()] = static_cast<C>(gradient.c[layout.levels]);
-    state[layout.others() + 1] = static_cast<C>(gradient.b[layout.levels]);
-    state[layout.positive()] = static_cast<C>(gradient.c_positive);
-    state[layout.positive() + 1] = static_cast<C>(gradient.b_positive);
+    state[layout.others()] = static_cast<C>(gradient.b[layout.levels]);
+    state[layout.positive()] = static_cast<C>(gradient.b_positive);
     state[layout.target_factor()] = static_cast<C>(gradient.f);
   }
 
   static constexpr double kTie = kTieUlps * std::numeric_limits<C>::epsilon();
-  // Far enough above the smallest exponential that one over it, times a weight, is finite.
-  static constexpr double kLeastMass = 1e8 * std::numeric_limits<C>::min();
 
   const LevelLossesForward& args_;
   const Rows& rows_;

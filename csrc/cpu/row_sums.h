@@ -116,14 +116,14 @@ struct Asked {
   }
 };
 
-// A row's gradient before the loss's own is known: c e + b + f T, c and b by slot or, for the passage that is named as
-// positive, its own.
+// A row's gradient before the loss's own is known: c e + b + f T, c by level, b by slot or, for the passage that is
+// named as positive, its own.
 struct RowGradient {
-  double c[kMaxSlots], b[kMaxSlots];  // b only where the state is affine
-  double c_positive = 0, b_positive = 0, f = 0;
+  double c[kMaxLevels], b[kMaxSlots];  // b only where the state is affine
+  double b_positive = 0, f = 0;
 
   explicit RowGradient(const StateLayout& layout) {
-    std::fill_n(c, layout.levels + 1, 0.0);
+    std::fill_n(c, layout.levels, 0.0);
     if (layout.affine) std::fill_n(b, layout.levels + 1, 0.0);
   }
 };

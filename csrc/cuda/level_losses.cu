@@ -79,8 +79,8 @@ struct RowOutputs {
 // The row's sums -> its loss, and the coefficients the backward needs. For the first warp of a team.
 template <class S, bool affine>
 __device__ void finish(const LevelLossesForward& args, const LevelTables& tables,
-                       const ScaledExp<Computing<S>>& scaled_exp, const RowOutputs<Computing<S>>& outputs,
-                       int64_t row_index, const Row<S>& row, const LevelSums<Computing<S>, affine>& sums) {
+                       const RowOutputs<Computing<S>>& outputs, int64_t row_index, const Row<S>& row,
+                       const LevelSums<Computing<S>, affine>& sums) {
   using C = Computing<S>;
   const int levels = args.rows.levels, lane = threadIdx.x % kWarp;
 
@@ -94,9 +94,9 @@ __device__ void finish(const LevelLossesForward& args, const LevelTables& tables
 
   // Wasserstein, which takes the most registers, comes last, when the others' sums are done with.
   RowLoss found;
-  Contest contest;
+  Pull pull;
   if constexpr (affine) {
-    if (args.terms.info_nce != 0) contest = add_info_nce(args, row, row_index, scaled_exp, sums, found);
+    if (args.terms.info_nce != 0) pull = add_info_nce(args, row, row_index, sums, Z, found);
     if (args.terms.kl != 0 && asked) add_listwise_kl(args, all, Z, sums.given, target, found);
   }
   if (args.terms.wasserstein != 0 && asked) add_grade_wasserstein<C>(args, tables, all.mass, Z, target, found);
@@ -108,20 +108,15 @@ __device__ void finish(const LevelLossesForward& args, const LevelTables& tables
   C* const state = static_cast<C*>(args.state) + row_index * layout.width();
   const auto keep = [&](int at, double value) { state[at] = static_cast<C>(value * factor); };
   if constexpr (affine) {
-    const int in_batch = args.rows.in_batch % kWarp, positive = contest.level % kWarp;
-    const double others_c = __shfl_sync(kAllLanes, found.c, in_batch) + contest.push;
-    const double others_b = __shfl_sync(kAllLanes, found.b, in_batch);
-    const double positive_c = __shfl_sync(kAllLanes, found.c, positive) + contest.push;
-    const double positive_b = __shfl_sync(kAllLanes, found.b, positive) - contest.pull;
+    const double others = __shfl_sync(kAllLanes, found.b, args.rows.in_batch % kWarp);
+    const double positive = __shfl_sync(kAllLanes, found.b, pull.level % kWarp) - pull.size;
     if (lane < levels) {
-      keep(lane, found.c + (contest.competes ? contest.push : 0));
-      keep(layout.constant(lane), found.b - (contest.positives ? contest.pull : 0));
+      keep(lane, found.c);
+      keep(layout.constant(lane), found.b - (pull.of_level ? pull.size : 0));
     }
     if (lane == 0) {
-      keep(layout.others(), others_c);
-      keep(layout.others() + 1, others_b);
-      keep(layout.positive(), positive_c);
-      keep(layout.positive() + 1, positive_b);
+      keep(layout.others(), others);
+      keep(layout.positive(), positive);
       keep(layout.target_factor(), found.f);
     }
   } else if (lane < levels) {
@@ -159,7 +154,7 @@ __global__ void __launch_bounds__(kMaxThreads<affine>, kForwardBlocks<S, affine>
     pass.add_given_to_own(target);
   }
   LevelSums<C, affine> sums;
-  if (pass.finish(sums)) finish<S, affine>(args, tables, scaled_exp, outputs, row_index, row, sums);
+  if (pass.finish(sums)) finish<S, affine>(args, tables, outputs, row_index, row, sums);
 }
 
 template <class S, bool affine>
@@ -222,12 +217,9 @@ __global__ void __launch_bounds__(kMaxBackwardThreads, kBackwardBlocks<S, affine
   const C* const state = static_cast<const C*>(args.state) + row_index * layout.width();
   const C upstream =
       static_cast<const C*>(args.grad_loss)[args.grad_per_row ? row_index : 0] * *static_cast<const C*>(args.scale);
-  const auto coefficients = [&](int c, int b) {
-    return Coefficients<C>{upstream * state[c], affine ? upstream * state[b] : C(0)};
-  };
   const int level = lane < levels ? lane : 0;
   const C max = state[layout.max()];
-  const Coefficients<C> of_level = coefficients(level, layout.constant(level));
+  const Coefficients<C> of_level{upstream * state[level], affine ? upstream * state[layout.constant(level)] : C(0)};
   // Rows without coefficients have no maximum either: s - 0 could overflow.
   bool any = state[level] != 0;
   if constexpr (affine) {
@@ -267,12 +259,8 @@ __global__ void __launch_bounds__(kMaxBackwardThreads, kBackwardBlocks<S, affine
   const bool given = affine && args.target, for_all = args.target_width == rows.N;
   const C* const target = given ? static_cast<const C*>(args.target) + (for_all ? row.begin : row.own_offset) : nullptr;
   const bool excluded = rows.in_batch == kExcluded;
-  Coefficients<C> others{};
-  if constexpr (affine) {
-    others = coefficients(layout.others(), layout.others() + 1);
-  } else {
-    others.c = __shfl_sync(kAllLanes, of_level.c, excluded ? 0 : rows.in_batch);
-  }
+  Coefficients<C> others{__shfl_sync(kAllLanes, of_level.c, excluded ? 0 : rows.in_batch)};
+  if constexpr (affine) others.b = upstream * state[layout.others()];
   walk<Row<S>::kSlots, Row<S>::kWidth>(
       row.other_stretches(), team,
       [&](const auto& hand) {
@@ -289,12 +277,10 @@ __global__ void __launch_bounds__(kMaxBackwardThreads, kBackwardBlocks<S, affine
       });
 
   int positive = -1;  // its column
-  Coefficients<C> of_positive{};
+  C b_of_positive{};
   if constexpr (affine) {
-    if (args.positives) {
-      positive = row.own_column(args.positives[row_index]);
-      of_positive = coefficients(layout.positive(), layout.positive() + 1);
-    }
+    if (args.positives) positive = row.own_column(args.positives[row_index]);
+    b_of_positive = upstream * state[layout.positive()];
   }
   walk<Row<S>::kLabelledSlots, Row<S>::kWidth>(
       row.own_stretch(), team,
@@ -311,7 +297,7 @@ __global__ void __launch_bounds__(kMaxBackwardThreads, kBackwardBlocks<S, affine
           Coefficients<C> of{__shfl_sync(kAllLanes, of_level.c, from)};
           if constexpr (affine) {
             of.b = __shfl_sync(kAllLanes, of_level.b, from);
-            if (hand.column(u) + w == positive) of = of_positive;
+            if (hand.column(u) + w == positive) of.b = b_of_positive;
           }
           return of;
         });

@@ -26,7 +26,7 @@ namespace {
 using namespace wassrank;
 
 struct Header {
-  int64_t Q, N, K, dtype, label_bytes, label_signed, in_batch, levels, negative_grade, target_kind, target_width,
+  int64_t Q, N, K, dtype, label_bytes, label_signed, in_batch, levels, target_kind, target_width,
       reduction, mask_stride, has_mask, has_weight, has_label_temperatures, has_positives, packed, has_position;
   int64_t misaligned;                 // elements between a 16-byte boundary and the first score
   int64_t last_rows, last_gradients;  // of state, unreduced loss and gradient RESULTS gets so many; 0: all
@@ -171,7 +171,6 @@ void run_call(const Header& h, std::istream& calls, std::ostream& results) {
   forward.positives = h.has_positives ? reinterpret_cast<const int64_t*>(positives.data()) : nullptr;
   forward.position = h.has_position ? reinterpret_cast<const double*>(position.data()) : nullptr;
   forward.reduction = static_cast<Reduction>(h.reduction);
-  forward.negative_grade = static_cast<int>(h.negative_grade);
   forward.p = h.p;
   forward.label_temperature = h.label_temperature;
   forward.loss = loss.data();

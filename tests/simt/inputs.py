@@ -11,7 +11,8 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from cases import CASES, Case
+from cases import LEVEL_CASES as CASES
+from cases import Case
 from test_conformance import DTYPES, loss_and_gradient
 from test_operators import operator_arguments
 from torch import Tensor
@@ -125,7 +126,7 @@ def all_losses(name: str, dtype: torch.dtype = torch.float32, misaligned: int = 
 
 
 PACKED = (5, 0, 1, 39, 3, 8, 65)  # begin anywhere
-UP_TO_31 = {"num_levels": 32, "negative_grade": 31, "p": 2.0}
+UP_TO_31 = {"num_levels": 32, "p": 2.0}
 UNEVEN = {"num_levels": 32, "position": [0.0, 0.0, *(float(x * x) for x in range(1, 31))]}  # two in one place
 
 OWN = [
@@ -169,8 +170,7 @@ OWN = [
     all_losses("32 levels", num_grades=32, K=20, mask="labels", options=UP_TO_31 | {"in_batch": 31}),
     all_losses("32 levels, given", torch.float64, num_grades=32, K=20, target="given", options=UP_TO_31),
     all_losses("one level", num_grades=1, target="exp2", options={"num_levels": 1} | NONE),
-    all_losses("no own negatives", dense=True, num_grades=8, options={"negative_grade": -1} | NONE),
-    all_losses("positive beyond the negatives", num_grades=8, K=9, positives=True, options={"negative_grade": 3}),
+    all_losses("named positives", num_grades=8, K=9, positives=True),
     all_losses("excluded, given own", K=9, mask="labels", target="given_own", options={"in_batch": None}),
     all_losses("nothing but empty rows", edit=_all_impossible, weight=True, positives=True),
     all_losses("block rows", K=1050, Q=2, dense=True, positives=True, weight=True),

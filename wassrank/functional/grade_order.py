@@ -32,7 +32,7 @@ def grade_order(values: Tensor, offsets: Tensor | None = None) -> Tensor:
     if values.dtype not in (torch.float32, torch.float64):
         values = values.float() if values.is_floating_point() else values.double()
     if values.device.type == "cpu" and missing("native", "cpu") is None:
-        return ops.sorted_wasserstein.order(values.contiguous(), offsets)
+        return ops.sorted_losses.order(values.contiguous(), offsets)
     if offsets is None:
         return values.argsort(dim=1, stable=True).int()
     # Sorted by value, then, stably, by list.

@@ -82,34 +82,27 @@ def graded_loss(
             raise ValueError(f"backend={backend!r} cannot do this: {why}; pass backend='auto' or 'torch'")
         say_once(why)
         resolved = "torch"
-    run: Any
+    options: dict[str, Any] = {
+        "p": p,
+        "temperature": temperature,
+        "label_temperature": label_temperature,
+        "target": target,
+        "mask": mask,
+        "weight": weight,
+        "in_batch": in_batch,
+        "num_levels": None if floats else num_levels,
+        "position": where,
+        "positives": positives,
+        "offsets": offsets,
+        "reduction": reduction,
+    }
     if resolved == "torch":
-        run = reference.graded_loss
-    else:
-        run = ops.graded_loss.fused(resolved, plain)
-        if not plain:
-            if floats and terms.wasserstein and order is None:
-                order = grade_order(labels if where is None else where, offsets)
-            run = functools.partial(run, order=order)
-    loss: Tensor = run(
-        scores,
-        labels,
-        terms,
-        p=p,
-        temperature=temperature,
-        label_temperature=label_temperature,
-        target=target,
-        mask=mask,
-        weight=weight,
-        in_batch=in_batch,
-        num_levels=None if floats else num_levels,
-        position=where,
-        positives=positives,
-        negative_grade=negative_grade,
-        offsets=offsets,
-        reduction=reduction,
-    )
-    return loss
+        return reference.graded_loss(scores, labels, terms, negative_grade=negative_grade, **options)
+    if plain:
+        return ops.level_losses.fused(resolved)(scores, labels, terms, **options)
+    if floats and terms.wasserstein and order is None:
+        order = grade_order(labels if where is None else where, offsets)
+    return ops.graded_loss.fused(resolved)(scores, labels, terms, negative_grade=negative_grade, order=order, **options)
 
 
 def asks_for_more(target: str | Tensor, weight: Tensor | None, label_temperature: float | Tensor) -> str | None:

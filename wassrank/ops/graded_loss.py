@@ -2,7 +2,7 @@
 
 The level path knows a passage by its grade, and a passage is in a row or is not. What InfoNCE leaves out (own passages
 nearly as good as the positive) is therefore masked here; and of labels that are floats KL needs T alone, InfoNCE which
-passages are best.
+passages are best; their order is needed by the distance alone.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from torch import Tensor
 from wassrank.reference import Terms
 from wassrank.reference.rows import compute_dtype, stray_grade
 
-from . import level_losses, sorted_wasserstein
+from . import level_losses, sorted_losses
 
 
-def fused(backend: str, plain: bool) -> Callable[..., Tensor]:
-    """Called as `wassrank.reference.graded_loss` is, for what `beyond` has nothing against. What is not `plain`
-    (integer labels, no negative_grade) takes `order` beside."""
-    return level_losses.fused(backend) if plain else _FUSED[backend]
+def fused(backend: str) -> Callable[..., Tensor]:
+    """Called as `wassrank.reference.graded_loss` is, and with `order`, for what `beyond` has nothing against."""
+    return _FUSED[backend]
 
 
 def _fused(backend: str) -> Callable[..., Tensor]:
@@ -39,15 +38,13 @@ def _fused(backend: str) -> Callable[..., Tensor]:
         **options: Any,
     ) -> Tensor:
         if num_levels is None and terms.wasserstein:
-            return sorted_wasserstein.fused(backend)(scores, labels, terms, order=order, mask=mask, **options)
+            return sorted_losses.fused(backend)(scores, labels, terms, order=order, mask=mask, **options)
         if negative_grade is not None:
             mask = _without_left_out(scores, labels, mask, negative_grade, options["positives"], options["offsets"])
         if num_levels is None:
             labels, options = _as_levels(scores, labels, terms, mask, **options)
             num_levels = 2
-        return level_losses.fused(backend)(
-            scores, labels, terms, num_levels=num_levels, mask=mask, negative_grade=None, **options
-        )
+        return level_losses.fused(backend)(scores, labels, terms, num_levels=num_levels, mask=mask, **options)
 
     return graded_loss
 
@@ -63,8 +60,6 @@ def beyond(
         return "negative_grade leaves out passages that the other losses of the sum look at"
     if not labels.is_floating_point() or not terms.wasserstein:
         return None
-    if terms.info_nce or terms.kl:
-        return "labels are floats, and the fused kernels sum up losses of integer grades alone"
     if backend != "native" or device.type != "cpu":
         return f"labels are floats, and {backend} has no kernel for them on {device.type} yet"
     return None

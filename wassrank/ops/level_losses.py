@@ -12,16 +12,16 @@ w the row's weight, t the temperature and Z the sum of e over the passages that 
     Wasserstein   c_l += λ w (φ_l − ⟨P, φ⟩) / (t Z)
     KL            c_l += λ w / (t Z),   b_l −= λ w T_l / t   (T_l: what one passage of level l is asked for)
                   or, where the target is given, f −= λ w / (t Σ T) and T_n is read once more
-    InfoNCE       c_l += λ w / (t Z) for levels that compete,   b_l −= λ w / (t · positives) for the positives'
+    InfoNCE       c_l += λ w / (t Z),   b_l −= λ w / (t · positives) for the positives' level
 
 Kept for the backward, a row's `state`, with L = num_levels:
 
     [c_0 … c_{L−1}, s_max]                                                     Wasserstein alone
-    [c_0 … c_{L−1}, b_0 … b_{L−1}, c_o, b_o, c_+, b_+, f, s_max]               otherwise ("affine")
+    [c_0 … c_{L−1}, b_0 … b_{L−1}, b_o, b_+, f, s_max]                         otherwise ("affine")
 
-c_o, b_o are other queries' passages': InfoNCE does not treat them as it does the row's own of the same grade. c_+, b_+
-are the passage's that `positives` names. The maximum is kept rather than the log-sum-exp because S_n − s_max is exact
-where it matters, also at temperature 1e-3, where S_n/temperature − lse has lost every bit below one.
+b_o is other queries' passages', which are never InfoNCE's positives though they be of their grade; b_+ is that of the
+passage that `positives` names. The maximum is kept rather than the log-sum-exp because S_n − s_max is exact where it
+matters, also at temperature 1e-3, where S_n/temperature − lse has lost every bit below one.
 
 A row with nothing for any of the losses has a state of zeros.
 """
@@ -35,11 +35,13 @@ import torch
 from torch import Tensor
 
 from wassrank.arguments import Arguments, BackwardArguments
-from wassrank.codes import EXCLUDED, Reduction, Target
+from wassrank.codes import EXCLUDED, Reduction
 from wassrank.reference import Terms
 from wassrank.reference.rows import compute_dtype
 from wassrank.tuning import tune_native
 
+from . import inputs
+from .inputs import contiguous
 from .registration import register
 from .work import Work, passages_read, read_bytes
 
@@ -66,7 +68,6 @@ def _fused(backend: str, operator: Callable[..., Any]) -> Callable[..., Tensor]:
         num_levels: int,
         position: Tensor | None,
         positives: Tensor | None,
-        negative_grade: int | None,
         offsets: Tensor | None,
         reduction: str,
     ) -> Tensor:
@@ -75,29 +76,25 @@ def _fused(backend: str, operator: Callable[..., Any]) -> Callable[..., Tensor]:
         if backend == "native" and scores.is_cuda:
             tune_native(scores.device.index)
         C = compute_dtype(scores.dtype)
-        given, temperatures = None, None
-        if isinstance(target, Tensor):
-            given, target = target.to(C).contiguous(), "given"
-        if isinstance(label_temperature, Tensor):
-            temperatures, label_temperature = label_temperature.to(C).contiguous(), 1.0
+        given, target_kind = inputs.given_target(target, C)
+        temperatures, label_temperature = inputs.temperatures(label_temperature, C)
         loss: Tensor = operator(
             scores.contiguous(),
             labels.contiguous(),
             given,
-            _contiguous(mask),
-            None if weight is None else weight.to(C).contiguous(),
+            contiguous(mask),
+            contiguous(weight, C),
             temperatures,
-            None if positives is None else positives.long().contiguous(),
-            None if offsets is None else offsets.long().contiguous(),
+            contiguous(positives, torch.int64),
+            contiguous(offsets, torch.int64),
             position,
             terms.wasserstein,
             terms.info_nce,
             terms.kl,
-            _TARGETS[target],
-            _REDUCTIONS[reduction],
+            target_kind,
+            inputs.REDUCTIONS[reduction],
             EXCLUDED if in_batch is None else in_batch,
             num_levels,
-            num_levels if negative_grade is None else negative_grade,
             p,
             temperature,
             label_temperature,
@@ -105,14 +102,6 @@ def _fused(backend: str, operator: Callable[..., Any]) -> Callable[..., Tensor]:
         return loss
 
     return level_losses
-
-
-_TARGETS = {kind.name: int(kind) for kind in Target}
-_REDUCTIONS = {kind.name: int(kind) for kind in Reduction}
-
-
-def _contiguous(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.contiguous()
 
 
 def _fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,7 +117,7 @@ def _backward_fake(*arguments: Any) -> Tensor:
 
 def _save(ctx: Any, scores: Tensor, rest: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     # Arguments by name would cost a microsecond a step.
-    (labels, target, mask, _, _, positives, offsets, _, _, info_nce, kl, _, _, in_batch, num_levels, _, _, temperature,
+    (labels, target, mask, _, _, positives, offsets, _, _, info_nce, kl, _, _, in_batch, num_levels, _, temperature,
      _) = rest  # fmt: skip
     ctx.save_for_backward(
         scores, labels, target if kl else None, mask, positives if info_nce else None, offsets, *output[1:]
@@ -187,7 +176,7 @@ _OPERATORS = register(
     schema=(
         "(Tensor scores, Tensor labels, Tensor? target, Tensor? mask, Tensor? weight, Tensor? label_temperatures, "
         "Tensor? positives, Tensor? offsets, Tensor? position, float wasserstein, float info_nce, float kl, "
-        "int target_kind, int reduction, int in_batch, int num_levels, int negative_grade, float p, float temperature, "
+        "int target_kind, int reduction, int in_batch, int num_levels, float p, float temperature, "
         "float label_temperature) -> (Tensor loss, Tensor state, Tensor scale)"
     ),
     fake=_fake,

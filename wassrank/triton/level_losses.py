@@ -47,7 +47,7 @@ from .targets import GIVEN, target_gains
 
 
 # What follows do_not_specialize gains nothing from a kernel of its own for the value 1 and for multiples of 16.
-@triton.jit(do_not_specialize=["Q", "in_batch", "num_levels", "negative_grade"])
+@triton.jit(do_not_specialize=["Q", "in_batch", "num_levels"])
 def forward_kernel(
     scores: tl.tensor,  # [Q, N]; packed [T]
     labels: tl.tensor,  # [Q, K] integers; packed [T]
@@ -69,7 +69,6 @@ def forward_kernel(
     target_stride: tl.tensor,
     in_batch: tl.tensor,
     num_levels: tl.tensor,
-    negative_grade: tl.tensor,
     wasserstein: tl.float64,  # the losses' factors
     info_nce: tl.float64,
     kl: tl.float64,
@@ -139,29 +138,26 @@ def forward_kernel(
             asked += others_asked - tl.sum(given, axis=1) * rise - tl.sum(others_given, axis=1) * others_rise
             entropy += others_entropy
         top = higher
+    Z = tl.sum(masses, axis=1)
+    if OTHERS:
+        Z += tl.sum(mass, axis=1)
     if INFO_NCE:  # before the others are added to a level
-        others_mass = tl.zeros((ROWS,), tl.float64)
-        if OTHERS:
-            others_mass = tl.sum(mass, axis=1)
+        info_nce_Z = tl.where(Z == 0, 1.0, Z)
         if positives is None:
-            found, info_nce_cost, inverse_Z, competes, info_nce_b = best_grade(
-                masses, counts, logits, others_mass, negative_grade, float64_scalar(inverse_temperature), LEVELS, C
+            found, info_nce_cost, info_nce_b = best_grade(
+                counts, logits, info_nce_Z, float64_scalar(inverse_temperature), LEVELS
             )
         else:
             score, positive_level = read_positive(
                 scores, labels, mask, positives, row, at_row, labels_at_row, mask_at_row, Q, own, num_levels, C
             )
-            found, info_nce_cost, inverse_Z, competes = one_positive(
-                masses, others_mass, score, positive_level, top,
-                negative_grade, scale, float64_scalar(inverse_temperature), LEVELS, C,
-            )  # fmt: skip
+            found, info_nce_cost = one_positive(score, top, info_nce_Z, float64_scalar(inverse_temperature))
     if OTHERS:
         masses += tl.where(level == in_batch, mass, 0.0)
         counts += tl.where(level == in_batch, count, 0.0)
         logits += tl.where(level == in_batch, others_logits, 0.0)
         given += tl.where(level == in_batch, others_given, 0.0) if WASSERSTEIN else others_given
 
-    Z = tl.sum(masses, axis=1)
     passages = tl.sum(counts, axis=1)
     stray = passages != passages
     sound = (Z - Z == 0) & ~stray  # all finite
@@ -201,23 +197,17 @@ def forward_kernel(
             b += factor[:, None] * kl_b
         cost += factor * divergence
     if AFFINE:
-        c_others = tl.sum(tl.where(level == in_batch, c, 0.0), axis=1)
         b_others = tl.sum(tl.where(level == in_batch, b, 0.0), axis=1)
-        c_positive = tl.zeros((ROWS,), tl.float64)
         b_positive = tl.zeros((ROWS,), tl.float64)
     if INFO_NCE:
         empty &= found == 0
         factor = tl.where(found == 0, 0.0, float64_scalar(info_nce))
         cost += factor * info_nce_cost
-        shared = factor * inverse_Z
-        c_others += shared
         if positives is None:
             b += factor[:, None] * info_nce_b
         else:
-            of_positive = level == positive_level[:, None]
-            c_positive = tl.sum(tl.where(of_positive, c, 0.0), axis=1) + shared
-            b_positive = tl.sum(tl.where(of_positive, b, 0.0), axis=1) - factor
-        c += tl.where(competes, shared[:, None], 0.0)
+            b_positive = tl.sum(tl.where(level == positive_level[:, None], b, 0.0), axis=1) - factor
+        c += (factor / info_nce_Z)[:, None]
 
     w = tl.full((ROWS,), 1.0, tl.float64)
     if weight is not None:
@@ -232,11 +222,9 @@ def forward_kernel(
         extra = state + at_state + 2 * num_levels
         b = tl.where(empty[:, None], 0.0, unit[:, None] * b)
         tl.store(state + at_state[:, None] + num_levels + level, b.to(C), mask=at_level)
-        tl.store(extra, tl.where(empty, 0.0, unit * c_others).to(C), mask=inside)
-        tl.store(extra + 1, tl.where(empty, 0.0, unit * b_others).to(C), mask=inside)
-        tl.store(extra + 2, tl.where(empty, 0.0, unit * c_positive).to(C), mask=inside)
-        tl.store(extra + 3, tl.where(empty, 0.0, unit * b_positive).to(C), mask=inside)
-        tl.store(extra + 4, tl.where(empty, 0.0, unit * f).to(C), mask=inside)
+        tl.store(extra, tl.where(empty, 0.0, unit * b_others).to(C), mask=inside)
+        tl.store(extra + 1, tl.where(empty, 0.0, unit * b_positive).to(C), mask=inside)
+        tl.store(extra + 2, tl.where(empty, 0.0, unit * f).to(C), mask=inside)
         at_top = extra + EXTRA - 1
     else:
         at_state = row * (num_levels + 1)
@@ -320,7 +308,6 @@ def plan_forward(a: Arguments, tuning: TritonTuning) -> tuple[tuple[Tensor, Tens
             "target_stride": 0 if a.target is None else a.target.shape[-1],
             "in_batch": a.in_batch,
             "num_levels": a.num_levels,
-            "negative_grade": a.negative_grade,
             "wasserstein": a.wasserstein,
             "info_nce": a.info_nce,
             "kl": a.kl,

@@ -175,16 +175,14 @@ def backward_block(
         at_state = row * (2 * num_levels + EXTRA)
         at_extra = at_state + 2 * num_levels
         at_top = at_extra + EXTRA - 1
-        at_others = at_extra
     else:
         at_state = row * (num_levels + 1)
         at_top = at_state + num_levels
-        at_others = at_state + in_batch
     # A label that strays reads level 0: its row's coefficients are all NaN.
     level, _ = load_levels(labels, labels_at_row[:, None] + k, own, num_levels)
     c = tl.load(state + at_state[:, None] + level, mask=own, other=0)
     if OTHERS:
-        c = tl.where(own, c, tl.load(state + at_others, mask=in_rows, other=0)[:, None])
+        c = tl.where(own, c, tl.load(state + at_state + in_batch, mask=in_rows, other=0)[:, None])
     top = tl.load(state + at_top, mask=in_rows, other=0)
     upstream = tl.load(scale)
     if GRAD_PER_ROW:
@@ -195,17 +193,16 @@ def backward_block(
     if AFFINE:
         b = tl.load(state + at_state[:, None] + num_levels + level, mask=own, other=0)
         if OTHERS:
-            b = tl.where(own, b, tl.load(state + at_extra + 1, mask=in_rows, other=0)[:, None])
+            b = tl.where(own, b, tl.load(state + at_extra, mask=in_rows, other=0)[:, None])
         if positives is not None:
             named = own & (k == tl.load(positives + row, mask=in_rows, other=-1)[:, None])
-            c = tl.where(named, tl.load(state + at_extra + 2, mask=in_rows, other=0)[:, None], c)
-            b = tl.where(named, tl.load(state + at_extra + 3, mask=in_rows, other=0)[:, None], b)
+            b = tl.where(named, tl.load(state + at_extra + 1, mask=in_rows, other=0)[:, None], b)
         if target is not None:
             if TARGET_COVERS_ROW:
                 t = load_target(target, target_at_row[:, None] + column, inside, takes_part)
             else:
                 t = load_target(target, target_at_row[:, None] + k, own, takes_part)
-            b += tl.load(state + at_extra + 4, mask=in_rows, other=0)[:, None] * t
+            b += tl.load(state + at_extra + 2, mask=in_rows, other=0)[:, None] * t
         # c is 0 all along an empty row; e, relative to no maximum there, may be infinite.
         gradient = tl.where(takes_part, upstream * (tl.where(c != 0, c * e, 0.0) + b), 0.0)
     else:
