@@ -1,6 +1,7 @@
 // The order of each row's values: a stable sort of places.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <utility>
@@ -13,67 +14,101 @@
 namespace wassrank::cpu::WASSRANK_ISA {
 
 // A float's bits as an unsigned integer that sorts as the float does; NaN of either sign behind everything.
-inline uint32_t sort_key(float x) {
-  if (x != x) return ~0u;
-  const uint32_t bits = std::bit_cast<uint32_t>(x + 0.0f);  // -0 as 0
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-inline uint64_t sort_key(double x) {
-  if (x != x) return ~0ull;
-  const uint64_t bits = std::bit_cast<uint64_t>(x + 0.0);
-  return bits >> 63 ? ~bits : bits | (1ull << 63);
+template <class Key, class C>
+Key sort_key(C x) {
+  constexpr int kSign = 8 * sizeof(Key) - 1;
+  const Key bits = std::bit_cast<Key>(x + C(0));  // -0 as 0
+  const Key flipped = bits ^ (bits >> kSign ? ~Key(0) : Key(1) << kSign);
+  return x != x ? ~Key(0) : flipped;
 }
 
-template <class Key>
-struct Entry {
-  Key key;
-  int32_t place;
+// A value's key and its place. A float's fit one word, which is moved at once.
+struct FloatEntry {
+  using Key = uint32_t;
+  uint64_t word;
+  FloatEntry() = default;
+  FloatEntry(float x, int64_t place)
+      : word(static_cast<uint64_t>(sort_key<Key>(x)) << 32 | static_cast<uint32_t>(place)) {}
+  Key key() const { return static_cast<Key>(word >> 32); }
+  int32_t place() const { return static_cast<int32_t>(word); }
+};
+struct DoubleEntry {
+  using Key = uint64_t;
+  Key key_;
+  int32_t place_;
+  DoubleEntry() = default;
+  DoubleEntry(double x, int64_t place) : key_(sort_key<Key>(x)), place_(static_cast<int32_t>(place)) {}
+  Key key() const { return key_; }
+  int32_t place() const { return place_; }
 };
 
-// Stable: insertion for a few, else least significant byte first, bytes that all have in common skipped.
-template <class Key>
-void sort_entries(std::vector<Entry<Key>>& entries, std::vector<Entry<Key>>& other) {
-  const size_t n = entries.size();
-  constexpr size_t kFew = 32;
-  if (n <= kFew) {
-    for (size_t i = 1; i < n; ++i) {
-      const Entry<Key> entry = entries[i];
-      size_t at = i;
-      for (; at > 0 && entries[at - 1].key > entry.key; --at) entries[at] = entries[at - 1];
-      entries[at] = entry;
-    }
-    return;
+// Stable; few steps where nearly all are in order. False if it gave up after `steps`, with some out of order still.
+template <class Entry>
+bool insert_in_order(std::vector<Entry>& entries, int64_t steps) {
+  const int64_t n = entries.size();
+  for (int64_t i = 1; i < n; ++i) {
+    if (entries[i - 1].key() <= entries[i].key()) continue;
+    const Entry entry = entries[i];
+    int64_t at = i;
+    for (; at > 0 && entries[at - 1].key() > entry.key(); --at) entries[at] = entries[at - 1];
+    entries[at] = entry;
+    if ((steps -= i - at) < 0) return false;
   }
-  constexpr int kBytes = sizeof(Key);
-  uint32_t counts[kBytes][256] = {};
-  for (const Entry<Key>& entry : entries) {
-    for (int b = 0; b < kBytes; ++b) ++counts[b][entry.key >> (8 * b) & 0xff];
+  return true;
+}
+
+// Bits of the key that radix_sort leaves to the end: few entries have all the others in common.
+constexpr int kLeastBits = 8;
+
+// By the key's upper bits, digit after digit from the least significant; digits that all have in common are skipped.
+template <int kDigitBits, class Entry>
+void radix_sort(std::vector<Entry>& entries, std::vector<Entry>& other) {
+  constexpr int kBits = 8 * sizeof(typename Entry::Key) - kLeastBits;
+  constexpr int kDigits = (kBits + kDigitBits - 1) / kDigitBits;
+  constexpr uint32_t kMask = (1u << kDigitBits) - 1;
+  const auto digit = [](const Entry& entry, int d) {
+    return static_cast<uint32_t>(entry.key() >> (kLeastBits + kDigitBits * d)) & kMask;
+  };
+  uint32_t counts[kDigits][kMask + 1] = {};
+  for (const Entry& entry : entries) {
+    for (int d = 0; d < kDigits; ++d) ++counts[d][digit(entry, d)];
   }
-  other.resize(n);
-  for (int b = 0; b < kBytes; ++b) {
-    uint32_t* count = counts[b];
-    if (count[entries[0].key >> (8 * b) & 0xff] == n) continue;
+  other.resize(entries.size());
+  for (int d = 0; d < kDigits; ++d) {
+    uint32_t* count = counts[d];
+    if (count[digit(entries[0], d)] == entries.size()) continue;
     uint32_t begin = 0;
-    for (int digit = 0; digit < 256; ++digit) begin += std::exchange(count[digit], begin);
-    for (const Entry<Key>& entry : entries) other[count[entry.key >> (8 * b) & 0xff]++] = entry;
+    for (uint32_t i = 0; i <= kMask; ++i) begin += std::exchange(count[i], begin);
+    for (const Entry& entry : entries) other[count[digit(entry, d)]++] = entry;
     entries.swap(other);
   }
 }
 
-template <class C>
+// Stable.
+template <class Entry>
+void sort_entries(std::vector<Entry>& entries, std::vector<Entry>& other) {
+  // Up to so many are inserted one by one; from so many on, fewer passes are worth 32 KiB of counts.
+  constexpr int64_t kFew = 32, kMany = 4096;
+  const int64_t n = entries.size();
+  if (n > kFew) n < kMany ? radix_sort<8>(entries, other) : radix_sort<12>(entries, other);
+  if (insert_in_order(entries, 4 * std::max(n, kFew * kFew))) return;
+  // Many have their upper bits in common.
+  std::stable_sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) { return a.key() < b.key(); });
+}
+
+template <class C, class Entry>
 void order_rows(const GradeOrder& args, ParallelFor parallel_for) {
-  using Key = decltype(sort_key(C{}));
   const int64_t total = args.offsets ? args.columns : args.rows * args.columns;
   parallel_for(args.rows, rows_a_thread(total, args.rows), [&](int64_t first, int64_t last) {
-    std::vector<Entry<Key>> entries, other;
+    std::vector<Entry> entries, other;
     for (int64_t row = first; row < last; ++row) {
       const int64_t begin = args.offsets ? args.offsets[row] : row * args.columns;
       const int64_t n = args.offsets ? args.offsets[row + 1] - begin : args.columns;
       const C* const values = static_cast<const C*>(args.values) + begin;
       entries.resize(n);
-      for (int64_t i = 0; i < n; ++i) entries[i] = {sort_key(values[i]), static_cast<int32_t>(i)};
+      for (int64_t i = 0; i < n; ++i) entries[i] = Entry(values[i], i);
       sort_entries(entries, other);
-      for (int64_t i = 0; i < n; ++i) args.order[begin + i] = entries[i].place;
+      for (int64_t i = 0; i < n; ++i) args.order[begin + i] = entries[i].place();
     }
   });
 }

@@ -35,7 +35,8 @@ void backward(const LevelLossesBackward& args, ParallelFor parallel_for) {
 }
 
 void grade_order(const GradeOrder& args, ParallelFor parallel_for) {
-  args.is_double ? order_rows<double>(args, parallel_for) : order_rows<float>(args, parallel_for);
+  args.is_double ? order_rows<double, DoubleEntry>(args, parallel_for)
+                 : order_rows<float, FloatEntry>(args, parallel_for);
 }
 
 std::optional<double> sorted_forward(const SortedForward& args, ParallelFor parallel_for) {

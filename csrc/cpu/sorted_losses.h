@@ -22,16 +22,18 @@ namespace wassrank::cpu::WASSRANK_ISA {
 template <class C>
 struct Scratch {
   std::vector<C> score, e, gain;
-  std::vector<double> x, m, t, phi;
+  std::vector<double> x, m, t, phi, F, G;
   std::vector<int32_t> place;  // of each point among the row's own passages; -1 for the others'
+  std::vector<int32_t> quantile;
   std::vector<uint8_t> is_positive;
 
   void hold(int64_t own) {
     const size_t points = own + 1;
     if (score.size() >= points) return;
     for (std::vector<C>* of : {&score, &e, &gain}) of->resize(points);
-    for (std::vector<double>* of : {&x, &m, &t, &phi}) of->resize(points);
+    for (std::vector<double>* of : {&x, &m, &t, &phi, &F, &G}) of->resize(points);
     place.resize(points);
+    quantile.resize(points);
     is_positive.resize(points);
   }
 };
@@ -155,8 +157,8 @@ class SortedForwardPass {
     }
     if (asks && args_.terms.wasserstein != 0) {
       const double factor = per_loss * args_.terms.wasserstein / Z;
-      cost +=
-          args_.terms.wasserstein * distance(row, labels, own, others, gains, Z, factor, per_loss * push / Z, w, to);
+      cost += args_.terms.wasserstein *
+              distance(row, labels, own, real == own, others, gains, Z, factor, per_loss * push / Z, w, to);
     } else {
       add_push(own, others.count > 0, static_cast<C>(per_loss * push / Z), w, to);
     }
@@ -175,12 +177,14 @@ class SortedForwardPass {
   }
 
   // W_p^p; writes every c.
-  double distance(int64_t row, const C* labels, int64_t own, const Others<C>& others, const RowGains& gains, double Z,
-                  double factor, double push, Scratch<C>& w, const Gradient& to) const {
-    const int64_t points = line_up(row, labels, own, others.count > 0, others.mass / Z, gains.others / gains.total,
-                                   1 / Z, 1 / gains.total, w);
+  double distance(int64_t row, const C* labels, int64_t own, bool all_real, const Others<C>& others,
+                  const RowGains& gains, double Z, double factor, double push, Scratch<C>& w,
+                  const Gradient& to) const {
+    const int64_t points = line_up(row, labels, own, all_real, others.count > 0, others.mass / Z,
+                                   gains.others / gains.total, 1 / Z, 1 / gains.total, w);
     const double cost = transport(points, w);
     double mean = 0;
+#pragma omp simd reduction(+ : mean)
     for (int64_t i = 0; i < points; ++i) mean += w.m[i] * w.phi[i];
     for (int64_t i = 0; i < points; ++i) {
       const C c = static_cast<C>(factor * (w.phi[i] - mean) + push);
@@ -272,15 +276,18 @@ class SortedForwardPass {
   // Own passages' gains, before they are normalised, in w.gain: 0 for what takes no part.
   RowGains fill_gains(int64_t row, const C* labels, int64_t own, const Others<C>& others, Scratch<C>& w) {
     const C* const x = args_.position ? static_cast<const C*>(args_.position) + rows_.labels_begin(row) : labels;
-    double top = others.count > 0 ? args_.others_label : -std::numeric_limits<double>::infinity();
+    C highest = kNegInf<C>, stray = 0;  // stray: NaN if one is, since infinity - infinity is NaN
+#pragma omp simd reduction(max : highest) reduction(+ : stray)
     for (int64_t i = 0; i < own; ++i) {
-      if (w.score[i] == kNegInf<C>) continue;
-      if (!std::isfinite(labels[i]) || !std::isfinite(x[i])) {
-        report_stray(std::isfinite(x[i]) ? labels[i] : x[i]);
-        return {};
-      }
-      top = std::max<double>(top, labels[i]);
+      const bool real = w.score[i] != kNegInf<C>;
+      highest = real && labels[i] > highest ? labels[i] : highest;
+      stray += real ? (labels[i] - labels[i]) + (x[i] - x[i]) : C(0);
     }
+    if (stray != 0) {
+      report_stray(labels, x, own, w);
+      return {};
+    }
+    const double top = others.count > 0 ? std::max<double>(highest, args_.others_label) : highest;
     RowGains gains{.top = top};
     switch (args_.target_kind) {
       case Target::softmax: {
@@ -312,42 +319,62 @@ class SortedForwardPass {
     return std::max(0.0, args_.target_kind == Target::linear ? y : std::exp2(y) - 1);
   }
 
-  void report_stray(double label) {
-    stray_label_ = label;  // any one will do
+  void report_stray(const C* labels, const C* x, int64_t own, const Scratch<C>& w) {
+    for (int64_t i = 0; i < own; ++i) {
+      if (w.score[i] == kNegInf<C> || (std::isfinite(labels[i]) && std::isfinite(x[i]))) continue;
+      stray_label_ = std::isfinite(x[i]) ? labels[i] : x[i];  // any one will do
+    }
     stray_.store(true, std::memory_order_relaxed);
   }
 
   // The passages that take part as points on the line, in order, the others' among them, with their shares of the
   // masses.
-  int64_t line_up(int64_t row, const C* labels, int64_t own, bool waiting, double others_mass, double others_gain,
-                  double mass_scale, double gain_scale, Scratch<C>& w) const {
+  int64_t line_up(int64_t row, const C* labels, int64_t own, bool all_real, bool others, double others_mass,
+                  double others_gain, double mass_scale, double gain_scale, Scratch<C>& w) const {
     const C* const x = args_.position ? static_cast<const C*>(args_.position) + rows_.labels_begin(row) : labels;
     const int32_t* const order = args_.order + rows_.labels_begin(row);
     int64_t points = 0;
-    const auto put = [&](double at, double m, double t, int32_t place) {
-      w.x[points] = at;
-      w.m[points] = m;
-      w.t[points] = t;
-      w.place[points++] = place;
+    const auto put = [&](int64_t point, double at, double m, double t, int32_t place) {
+      w.x[point] = at;
+      w.m[point] = m;
+      w.t[point] = t;
+      w.place[point] = place;
     };
-    for (int64_t i = 0; i < own; ++i) {
-      const int32_t n = order[i];
-      if (w.score[n] == kNegInf<C>) continue;
-      if (waiting && x[n] > args_.others_label) {
-        put(args_.others_label, others_mass, others_gain, -1);
-        waiting = false;
+    const auto put_own = [&](const int32_t* from, const int32_t* to) {
+      if (all_real) {
+        const int64_t n = to - from;
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) {
+          const int32_t of = from[i];
+          put(points + i, x[of], w.e[of] * mass_scale, w.gain[of] * gain_scale, of);
+        }
+        points += n;
+        return;
       }
-      put(x[n], w.e[n] * mass_scale, w.gain[n] * gain_scale, n);
+      for (; from != to; ++from) {
+        const int32_t of = *from;
+        if (w.score[of] != kNegInf<C>) put(points++, x[of], w.e[of] * mass_scale, w.gain[of] * gain_scale, of);
+      }
+    };
+    if (!others) {
+      put_own(order, order + own);
+      return points;
     }
-    if (waiting) put(args_.others_label, others_mass, others_gain, -1);
+    // What takes no part may be NaN, which is last in the order.
+    const int32_t* const behind =
+        std::partition_point(order, order + own, [&](int32_t n) { return x[n] <= static_cast<C>(args_.others_label); });
+    put_own(order, behind);
+    put(points++, args_.others_label, others_mass, others_gain, -1);
+    put_own(behind, order + own);
     return points;
   }
 
   double transport(int64_t points, Scratch<C>& w) const {
     const double *x = w.x.data(), *m = w.m.data(), *t = w.t.data();
     if (args_.p == 1) return line_distance(x, m, t, points, tie_, w.phi.data());
-    if (args_.p == 2) return line_transport(x, m, t, points, Square{}, tie_, w.phi.data());
-    return line_transport(x, m, t, points, Power{args_.p}, tie_, w.phi.data());
+    const LineScratch scratch{w.F.data(), w.G.data(), w.quantile.data()};
+    if (args_.p == 2) return line_transport(x, m, t, points, Square{}, tie_, w.phi.data(), scratch);
+    return line_transport(x, m, t, points, Power{args_.p}, tie_, w.phi.data(), scratch);
   }
 
   const SortedForward& args_;
