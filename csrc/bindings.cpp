@@ -20,6 +20,7 @@
 
 #include "cpu/kernels.h"
 #include "cuda/tuning.h"
+#include "direct.h"
 #if WASSRANK_WITH_CUDA
 #include "cuda/device.h"
 #include "cuda/kernels.h"
@@ -294,10 +295,7 @@ void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, in
 
 void forward_on_cpu(LevelLossesForward& args, const Tensor&) {
   if (const auto stray = cpu::kernels().level_losses_forward(args, parallel_for)) {
-    throw std::invalid_argument(
-        "labels hold grade " + std::to_string(*stray) +
-        ", but grades must lie in 0 ... num_levels-1 = " + std::to_string(args.rows.levels - 1) +
-        ": pass a larger num_levels, and mark padding with mask, not with a label");
+    direct::refuse(*stray, args.rows.levels);
   }
 }
 
@@ -461,6 +459,11 @@ PYBIND11_MODULE(_C, module) {
       },
       "Version, CUDA architectures compiled (\"80\", \"90\", ...) and the CUDA they were compiled with (\"13.0\"; \"\" "
       "without), CPU instruction sets compiled and the one in use.");
+  using pybind11::gil_scoped_release;
+  module.def("level_losses", &direct::level_losses<&parallel_for>, pybind11::call_guard<gil_scoped_release>(),
+             "wassrank::level_losses on the CPU, called with addresses: wassrank/ops/direct.py.");
+  module.def("level_losses_backward", &direct::level_losses_backward<&parallel_for>,
+             pybind11::call_guard<gil_scoped_release>(), "And its backward.");
   module.def("cuda_driver_version", &cuda_driver_version,
              "The newest CUDA the driver here serves, 13000 for 13.0; 0 without a driver, or built without CUDA.");
   module.def("level_losses_launches", &level_losses_launches, arg("dtype"), arg("Q"), arg("N"), arg("K"),

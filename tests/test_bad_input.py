@@ -136,7 +136,7 @@ class Machine:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.capabilities = [(9, 0)]
         self.architectures, self.cuda, self.driver, self.triton = ["80", "90"], "13.0", 13000, True
-        monkeypatch.setattr(backends, "_native", self)
+        monkeypatch.setattr(backends, "native", self)
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: self if self.triton else None)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(self.capabilities))
         monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)

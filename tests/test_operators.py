@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
-from cases import CASES, Case
+from cases import CASES, LEVEL_CASES, Case
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import wassrank
 from wassrank.arguments import Arguments, BackwardArguments
 from wassrank.codes import Target
-from wassrank.ops import sorted_losses
+from wassrank.ops import direct, sorted_losses
 
 CHECKED = {
     "in_batch", "column_mask", "dense_masked_given", "none", "no_query", "position", "label_temperatures",
@@ -90,6 +91,33 @@ def test_opcheck(case: Case) -> None:
 def refused(a: Arguments) -> None:
     with pytest.raises((RuntimeError, ValueError), match="wassrank: "):
         torch.ops.wassrank.level_losses.default(*a)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", LEVEL_CASES, ids=lambda c: c.name)
+def test_direct_calls_are_the_operators(case: Case, dtype: torch.dtype) -> None:
+    a = handed_over(case, dtype)
+    assert isinstance(a, Arguments)
+    directly, through_torch = direct.level_losses(*a), torch.ops.wassrank.level_losses(*a)
+    loss, state, scale = directly
+    grad_loss = torch.linspace(0.5, 1.5, loss.numel(), dtype=loss.dtype).reshape(loss.shape)
+    b = backward_arguments(a, grad_loss, state, scale)
+    got = (*directly, direct.level_losses_backward(*b))
+    want = (*through_torch, torch.ops.wassrank.level_losses_backward(*b))
+    for one, other in zip(got, want, strict=True):
+        assert one.dtype == other.dtype
+        assert one.shape == other.shape
+        assert torch.equal(one.nan_to_num(7), other.nan_to_num(7))
+
+
+def test_who_watches_operators_sees_them() -> None:
+    scores, labels, _ = CASES[0].make(torch.float32)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        wassrank.grade_wasserstein(scores.requires_grad_(), labels).backward()
+    assert {"wassrank::level_losses", "wassrank::level_losses_backward"} <= {e.key for e in seen.key_averages()}
+    assert not direct.serves(torch.empty(1, device="meta"))
+    with FakeTensorMode():
+        assert not direct.serves(torch.empty(1))
 
 
 def test_operator_refuses_tensors_of_another_size() -> None:

@@ -15,6 +15,8 @@ class Launch(TypedDict):
     shared_bytes: int
 
 def build_info() -> BuildInfo: ...
+def level_losses(*numbers: float) -> None: ...  # addresses and numbers, as wassrank/ops/direct.py passes them
+def level_losses_backward(*numbers: float) -> None: ...
 def cuda_driver_version() -> int: ...  # 13000 for 13.0; 0 without a driver
 def level_losses_launches(
     dtype: str,  # "float64", "float32", "float16" or "bfloat16"

@@ -11,12 +11,13 @@ from types import ModuleType
 
 import torch
 
-_native: ModuleType | None
+native: ModuleType | None
+"""The C++ extension, where it was built."""
 try:
-    _native = importlib.import_module("wassrank._C")
+    native = importlib.import_module("wassrank._C")
     _why_not_native = ""
 except ImportError as error:  # not built: no compiler at installation, or a torch the binary was not built for
-    _native = None
+    native = None
     _why_not_native = str(error)
 
 BACKENDS = ("native", "triton", "torch")
@@ -50,10 +51,7 @@ def _resolve_once(kind: str, index: int | None, backend: str) -> str:
             why = "; ".join(f"{b}: {missing(b, kind, index)}" for b in ("native", "triton"))
             _say(f"no fused kernel can run on {name!r} tensors here, using the slower plain-torch backend ({why})")
         elif (
-            kind == "cuda"
-            and fastest == "triton"
-            and _native is not None
-            and _native.build_info()["cuda_architectures"]
+            kind == "cuda" and fastest == "triton" and native is not None and native.build_info()["cuda_architectures"]
         ):
             _say(f"the CUDA kernels cannot run on {name!r}, using Triton's ({missing('native', kind, index)})")
         return fastest
@@ -85,7 +83,7 @@ def missing(backend: str, device_type: str, index: int | None = None) -> str | N
     """None where `backend` runs on devices of this type (or that one), else what it lacks and how to get it."""
     if backend == "torch":
         return None
-    if backend == "native" and _native is None:
+    if backend == "native" and native is None:
         return f"the C++ extension is not built ({_why_not_native}); reinstall with a C++20 compiler present"
     if backend == "native" and device_type not in ("cpu", "cuda"):
         return "it serves CPU and CUDA tensors"
@@ -104,14 +102,14 @@ def missing(backend: str, device_type: str, index: int | None = None) -> str | N
 
 
 def _missing_cuda(index: int | None) -> str | None:
-    assert _native is not None
-    info = _native.build_info()
+    assert native is not None
+    info = native.build_info()
     built, cuda = [int(a) for a in info["cuda_architectures"]], info["cuda_version"]
     if not built:
         return "the extension was built without CUDA; reinstall with nvcc present and WASSRANK_CUDA=1"
     if torch.version.hip:
         return f"the extension holds code for NVIDIA GPUs and torch {torch.__version__} is for AMD's"
-    driver = _native.cuda_driver_version()
+    driver = native.cuda_driver_version()
     # The runtime in the extension asks for a driver of its own major version; older code on a newer driver runs.
     if driver // 1000 < int(cuda.split(".")[0]):
         return (

@@ -211,7 +211,7 @@ MUTANTS = [
     Mutant("x not shifted", SUMS, "sum -= count * by.drop;", "", *NUMBERS, "rising, all losses"),
     Mutant("lanes' x not shifted", SUMS, "part.count) * by.drop", "0) * by.drop", *NUMBERS, "listwise_kl_in_batch"),
     Mutant("one positive", "info_nce.cuh", "factor / (t * count)", "factor / t", *NUMBERS, "info_nce_in_batch"),
-    Mutant("others are positives", KERNEL, "others(), others)", "others(), others - pull.size)", *NUMBERS, "info_nce_in_batch"),
+    Mutant("others are positives", KERNEL, "(), others)", "(), others - pull.size)", *NUMBERS, "info_nce_in_batch"),
     Mutant("T not normalised", "listwise_kl.cuh", "gain / target.total", "gain", *NUMBERS, "listwise_kl_dense"),
     Mutant("labels of the first list", ROWS, "rows.labels_begin(row) -", "-", *NUMBERS, "packed_info_nce"),
     Mutant("a place in the row", ROWS, "own.begin + static_cast", "static_cast", *NUMBERS, "info_nce_positives"),

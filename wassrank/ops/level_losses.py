@@ -40,7 +40,7 @@ from wassrank.reference import Terms
 from wassrank.reference.rows import compute_dtype
 from wassrank.tuning import tune_native
 
-from . import inputs
+from . import direct, inputs
 from .inputs import contiguous
 from .registration import register
 from .work import Work, passages_read, read_bytes
@@ -187,5 +187,6 @@ _OPERATORS = register(
     backward_fake=_backward_fake,
     save=_save,
     backward=_backward,
+    direct=direct,
 )
 _FUSED = {backend: _fused(backend, operator) for backend, operator in _OPERATORS.items()}
