@@ -31,7 +31,7 @@ from wassrank.reference.rows import compute_dtype
 
 from . import inputs
 from .inputs import contiguous
-from .registration import LIBRARY, register
+from .registration import LIBRARY, register, serve_by_triton
 
 OTHERS = 0
 """`in_batch` for "other queries' passages take part"; at which label says `others_label`."""
@@ -90,6 +90,17 @@ class BackwardArguments(NamedTuple):
 def order(values: Tensor, offsets: Tensor | None) -> Tensor:
     """`wassrank::grade_order`, by the native extension."""
     places: Tensor = torch.ops.wassrank.grade_order(values, offsets)
+    return places
+
+
+TRITON_SORTS = 256
+"""The longest row that `short_order` sorts: a sort is code for each of its compare-exchange stages, and one of 1024
+takes seconds to compile."""
+
+
+def short_order(values: Tensor) -> Tensor:
+    """`wassrank::grade_order_triton`, of [Q, K ≤ TRITON_SORTS] float32."""
+    places: Tensor = torch.ops.wassrank.grade_order_triton(values)
     return places
 
 
@@ -165,18 +176,22 @@ def _backward_fake(*arguments: Any) -> Tensor:
 def _save(ctx: Any, scores: Tensor, rest: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     a = Arguments(scores, *rest)
     _, coefficient, constant, state, scale = output
-    others = a.labels.shape != scores.shape and a.target is not None and a.target.shape == scores.shape
     ctx.save_for_backward(
         scores,
         coefficient,
         constant if a.affine else None,
-        a.target if a.kl and others else None,
+        a.target if _others_are_given(a) else None,
         a.mask,
         a.offsets,
         state,
         scale,
     )
     ctx.temperature = a.temperature
+
+
+def _others_are_given(a: Arguments) -> bool:
+    """Whether the backward reads the target: KL's, of other queries' passages; what own ones are given is in b."""
+    return bool(a.kl) and a.target is not None and a.target.shape == a.scores.shape != a.labels.shape
 
 
 def _backward(backward_op: Any, ctx: Any, grad_loss: Tensor) -> Tensor:
@@ -204,7 +219,12 @@ _OPERATORS = register(
 )
 _FUSED = {backend: _fused(operator) for backend, operator in _OPERATORS.items()}
 
-LIBRARY.define("grade_order(Tensor values, Tensor? offsets) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
-torch.library.register_fake(
-    "wassrank::grade_order", lambda values, offsets: torch.empty_like(values, dtype=torch.int32), lib=LIBRARY
-)
+
+def _order_fake(values: Tensor, offsets: Tensor | None = None) -> Tensor:
+    return torch.empty_like(values, dtype=torch.int32)
+
+
+for _name, _rest in (("grade_order", ", Tensor? offsets"), ("grade_order_triton", "")):
+    LIBRARY.define(f"{_name}(Tensor values{_rest}) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
+    torch.library.register_fake(f"wassrank::{_name}", _order_fake, lib=LIBRARY)
+serve_by_triton("grade_order", "grade_order_triton")
