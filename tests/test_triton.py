@@ -188,11 +188,11 @@ def test_keeps_for_the_backward_what_the_native_kernels_keep(case: Case, device:
     read[:, :L] = torch.arange(L) <= highest[:, None]
     if state.shape[1] > L + 1:
         read[:, L : 2 * L] = read[:, :L]
-        read[:, 2 * L : 2 * L + 2] = (rows.real & ~rows.own).any(1, keepdim=True)
-        read[:, 2 * L + 2 : 2 * L + 4] = False
+        read[:, 2 * L] = (rows.real & ~rows.own).any(1)
+        read[:, 2 * L + 1] = False
         if a.info_nce and a.positives is not None:
             positive = rows.own & (rows.own.cumsum(1) - 1 == a.positives[:, None])
-            read[:, 2 * L + 2 : 2 * L + 4] = (rows.real & positive).any(1, keepdim=True)
+            read[:, 2 * L + 1] = (rows.real & positive).any(1)
     for ours, theirs, compared in zip(got, (loss, state, scale), (None, read, None), strict=True):
         compared = theirs.isfinite() if compared is None else compared & theirs.isfinite()
         torch.testing.assert_close(ours.cpu()[compared], theirs[compared], rtol=1e-11, atol=1e-14)
