@@ -31,6 +31,10 @@ BUDGETS = ROOT / "tests" / "kernel_budgets.json"
 PAGE = ROOT / "docs" / "kernels.md"
 
 
+# In the order of a step.
+KERNELS = ("sort", "forward", "sorted_forward", "quantiles", "coefficients", "reduce", "backward")
+
+
 @dataclass(frozen=True)
 class Row:
     backend: str
@@ -173,7 +177,7 @@ def page(result: dict[str, Any]) -> str:
 
 def table(rows: list[Row]) -> str:
     by_form: dict[tuple[str, str], list[Row]] = {}
-    for row in sorted(rows, key=lambda r: (("forward", "reduce", "backward").index(r.kernel), r.capability)):
+    for row in sorted(rows, key=lambda r: (KERNELS.index(r.kernel), r.capability)):
         by_form.setdefault((row.kernel, row.configuration), []).append(row)
     alike: dict[tuple[str, ...], list[str]] = {}
     for (kernel, configuration), of in by_form.items():

@@ -59,7 +59,9 @@ backends = pytest.mark.parametrize(
 def test_kernels_spill_nothing_and_keep_to_their_budgets(compiled: dict[str, Any], backend: str) -> None:
     rows = [kernels.Row(**row) for row in compiled["rows"] if row["backend"] == backend]
     print(kernels.table(rows))
-    assert {r.kernel for r in rows} == {"forward", "reduce", "backward"}
+    assert {r.kernel for r in rows} == (
+        set(kernels.KERNELS) if backend == "triton" else {"forward", "reduce", "backward"}
+    )
     assert set(Counter((r.kernel, r.configuration) for r in rows).values()) == {len(CAPABILITIES)}
     for row in rows:
         budget = kernels.budget(backend, row.kernel, row.configuration)
@@ -67,7 +69,8 @@ def test_kernels_spill_nothing_and_keep_to_their_budgets(compiled: dict[str, Any
         assert row.registers <= budget["registers"], row
         assert row.occupancy >= budget["occupancy"], row
         # What makes Triton's sweep worth its shape (wassrank/triton/rows.py): a block costs loads and arithmetic alone.
-        assert not row.loop_exchanges, row
+        # Running sums cannot be had for that.
+        assert (row.loop_exchanges or 0) <= budget.get("loop_exchanges", 0), row
 
 
 @backends

@@ -63,12 +63,20 @@ def version(package: str) -> tuple[int, ...]:
     return tuple(int(n) for n in importlib.metadata.version(package).split(".")[:2])
 
 
-@pytest.mark.skipif(INTERPRETED, reason="this is the interpreter")
-@pytest.mark.skipif(
-    version("triton") < (3, 7) and version("numpy") >= (2, 4), reason="Triton 3.6 interprets with numpy < 2.4 only"
-)
+def once_outside(test: Any) -> Any:
+    """For the test that runs its file in the interpreter."""
+    too_new = version("triton") < (3, 7) and version("numpy") >= (2, 4)
+    test = pytest.mark.skipif(too_new, reason="Triton 3.6 interprets with numpy < 2.4 only")(test)
+    return pytest.mark.skipif(INTERPRETED, reason="this is the interpreter")(test)
+
+
+@once_outside
 def test_everything_here_in_the_interpreter() -> None:
-    command = [sys.executable, "-m", "pytest", __file__, "-m", "not gpu", "-p", "no:cacheprovider"]
+    run_in_the_interpreter(__file__)
+
+
+def run_in_the_interpreter(tests: str) -> None:
+    command = [sys.executable, "-m", "pytest", tests, "-m", "not gpu", "-p", "no:cacheprovider"]
     run = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, cwd=ROOT, capture_output=True, text=True)
     print(run.stdout)
     assert run.returncode == 0, run.stdout + run.stderr

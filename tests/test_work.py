@@ -8,9 +8,10 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
+import test_triton_sorted
 import torch
 from cases import LEVEL_CASES as CASES
-from cases import Case
+from cases import SORTED_CASES, Case
 from test_operators import backward_arguments, operator_arguments
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from wassrank.arguments import Arguments
 from wassrank.codes import EXCLUDED, Reduction
+from wassrank.ops import sorted_losses
 from wassrank.ops.level_losses import backward_work, forward_work, step_work
 from wassrank.reference import Terms, graded_loss
 from wassrank.reference.rows import dense_grades, dense_mask
@@ -37,9 +39,10 @@ def nbytes(tensors: Iterable[Tensor | None]) -> int:
     return sum(t.nbytes for t in tensors if t is not None)
 
 
-def bytes_read(a: Arguments, *, target: bool) -> int:
-    """Of each tensor the elements that decide about some passage that takes part, as the reference lays rows out."""
-    a_passage_each = [t for t in (a.scores, a.labels, a.mask, a.target if target else None) if t is not None]
+def bytes_read(a: Arguments | sorted_losses.Arguments, *tensors: Tensor | None) -> int:
+    """Of each tensor, and of scores and mask, the elements that decide about some passage that takes part, as the
+    reference lays rows out."""
+    a_passage_each = [t for t in (a.scores, a.mask, *tensors) if t is not None]
     if a.offsets is not None:
         return nbytes(a_passage_each)
     N = a.scores.shape[1]
@@ -56,6 +59,9 @@ def bytes_read(a: Arguments, *, target: bool) -> int:
     return found
 
 
+every_sorted_case = pytest.mark.parametrize("case", SORTED_CASES, ids=lambda c: c.name)
+
+
 @every_case
 def test_bytes_are_those_of_what_takes_part_and_of_the_results(case: Case) -> None:
     a = operator_arguments(case)._replace(reduction=int(Reduction.mean))
@@ -65,17 +71,47 @@ def test_bytes_are_those_of_what_takes_part_and_of_the_results(case: Case) -> No
     rows = 2 * case.queries * a.scores.element_size()  # losses and weights, on their way to the reduction
     forward, backward = forward_work(empty), backward_work(empty)
     assert forward.bytes == (
-        bytes_read(a, target=True)
+        bytes_read(a, a.labels, a.target)
         + nbytes([a.weight, a.label_temperatures, a.positives, a.offsets, loss, state, scale])
         + 2 * rows
     )
     assert backward.bytes == (
-        bytes_read(a, target=bool(a.kl))
+        bytes_read(a, a.labels, a.target if a.kl else None)
         + nbytes([a.positives if a.info_nce else None, a.offsets, loss, state, scale, gradient])
     )
     assert forward.extra_bytes == nbytes([state, scale]) + rows
     assert backward.extra_bytes == 0
     assert step_work(empty) == forward + backward
+
+
+@every_sorted_case
+def test_sorted_bytes_are_those_of_what_takes_part_and_of_the_results(case: Case) -> None:
+    a = test_triton_sorted.operator_arguments(case)._replace(reduction=int(Reduction.mean))
+    empty = test_triton_sorted.operator_arguments(case, "meta")._replace(reduction=int(Reduction.mean))
+    loss, coefficient, constant, state, scale = torch.ops.wassrank.sorted_losses(*empty)
+    rows = 2 * case.queries * a.scores.element_size()  # losses and weights, on their way to the reduction
+    row_inputs = [a.weight, a.label_temperatures, a.positives, a.offsets]
+    kept = [coefficient, constant, state, scale]
+    forward, backward = sorted_losses.forward_work(empty), sorted_losses.backward_work(empty)
+    assert forward.bytes == (
+        bytes_read(a, a.labels, a.order, a.target, a.position) + nbytes([*row_inputs, loss, *kept]) + 2 * rows
+    )
+    others = 0
+    if a.kl and a.target is not None and a.target.shape == a.scores.shape and a.in_batch != EXCLUDED:
+        others = bytes_read(a, a.target) - bytes_read(a, a.labels)
+    assert backward.bytes == (
+        bytes_read(a, a.labels, a.labels if a.affine else None)
+        + others
+        + nbytes([a.offsets, loss, state, scale, a.scores])
+    )
+    line = 0 if a.p == 1 else 32 * (a.labels.numel() + (case.queries if others_take_part(a) else 0))
+    assert forward.extra_bytes == nbytes(kept) + rows + line
+    assert backward.extra_bytes == 0
+    assert sorted_losses.step_work(empty) == forward + backward
+
+
+def others_take_part(a: sorted_losses.Arguments) -> bool:
+    return a.scores.numel() > a.labels.numel() and a.in_batch != EXCLUDED
 
 
 class Operations(TorchDispatchMode):
@@ -171,3 +207,40 @@ def test_memory_is_what_the_triton_operators_allocate(case: Case) -> None:
     with Allocations() as backward:
         gradient, _ = plan_backward(backward_arguments(a, loss, state, scale), TritonTuning())
     assert step_work(a).extra_bytes == forward.bytes + backward.bytes - nbytes([loss, gradient])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@every_sorted_case
+def test_memory_is_what_the_sorted_triton_operators_allocate(case: Case) -> None:
+    """But for some numbers a row, between the kernels that p other than 1 takes."""
+    from wassrank.triton.row_kernels import plan_sorted_backward
+    from wassrank.triton.sorted_losses import plan_forward
+    from wassrank.tuning import TritonTuning
+
+    a = test_triton_sorted.operator_arguments(case, "meta")._replace(reduction=int(Reduction.mean))
+    with Allocations() as forward:
+        outputs, launches = plan_forward(a, TritonTuning())
+    with Allocations() as backward:
+        gradient, _ = plan_sorted_backward(
+            test_triton_sorted.backward_arguments(a, outputs[0], outputs), TritonTuning()
+        )
+    a_row = {id(t): t for launch in launches for n, t in launch.arguments.items() if n in {"record", "partial_cost"}}
+    left = forward.bytes + backward.bytes - nbytes([outputs[0], gradient, *a_row.values()])
+    assert sorted_losses.step_work(a).extra_bytes == left
+    points = a.labels.numel() + case.queries
+    assert nbytes(a_row.values()) <= (0 if a.p == 1 else 8 * (13 * case.queries + points // 32))
+
+
+def test_a_labelled_passage_costs_its_walk_and_any_other_a_term_of_the_softmax() -> None:
+    scores, labels = torch.empty(6, 30, device="meta"), torch.empty(6, 5, device="meta")
+
+    def flops(scores: Tensor, p: float = 1.0, kl: float = 0.0) -> int:
+        order = torch.empty_like(labels, dtype=torch.int32)
+        return sorted_losses.step_work(sorted_losses.Arguments(scores, labels, order, p=p, kl=kl)).flops
+
+    a_term = step_work(Arguments(scores, labels.to(torch.int8))).flops / scores.numel()
+    walk = flops(scores) - flops(scores[:, :5])
+    assert 0.9 * a_term <= walk / (6 * 25) <= a_term
+    assert 15 <= flops(scores[:, :5]) / (6 * 5) - a_term <= 25
+    assert flops(scores, p=2.0) > flops(scores)
+    assert flops(scores, kl=1.0) > flops(scores)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -34,6 +36,9 @@ def grade_order(values: Tensor, offsets: Tensor | None = None) -> Tensor:
     if values.device.type == "cpu" and missing("native", "cpu") is None:
         return ops.sorted_losses.order(values.contiguous(), offsets)
     if offsets is None:
+        short = values.dtype == torch.float32 and values.shape[1] <= ops.sorted_losses.TRITON_SORTS
+        if short and values.device.type == "cuda" and _has_triton():
+            return ops.sorted_losses.short_order(values.contiguous())
         return values.argsort(dim=1, stable=True).int()
     # Sorted by value, then, stably, by list.
     lists = torch.arange(len(offsets) - 1, device=values.device)
@@ -41,3 +46,12 @@ def grade_order(values: Tensor, offsets: Tensor | None = None) -> Tensor:
     by_value = values.argsort(stable=True)
     order = by_value[of[by_value].argsort(stable=True)]
     return (order - offsets[:-1].repeat_interleave(offsets.diff(), output_size=len(values))).int()
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return missing("triton", "cuda") is None
+
+
+# What is installed does not change while a program runs: nothing for torch.compile to trace.
+torch.compiler.assume_constant_result(_has_triton)

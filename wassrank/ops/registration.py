@@ -52,11 +52,16 @@ def register(
         LIBRARY.impl(forward_name, _with_all_outputs(function), "Autograd")
         LIBRARY.impl(backward_name, _once_only(backward_operator), "Autograd")
         if backend == "triton":
-            for python_name, operator_name in ((name, forward_name), (f"{name}_backward", backward_name)):
-                for device in ("CUDA", "CPU"):  # on the CPU in Triton's interpreter
-                    LIBRARY.impl(operator_name, _from_triton(python_name), device)
+            serve_by_triton(name, forward_name)
+            serve_by_triton(f"{name}_backward", backward_name)
         calls[backend] = _loss_alone(operator, function)
     return calls
+
+
+def serve_by_triton(name: str, operator_name: str) -> None:
+    """The operator's kernel is `wassrank.triton.<name>`."""
+    for device in ("CUDA", "CPU"):  # on the CPU in Triton's interpreter
+        LIBRARY.impl(operator_name, _from_triton(name), device)
 
 
 def _from_triton(name: str) -> Callable[..., Any]:

@@ -31,7 +31,8 @@ from wassrank.reference.rows import compute_dtype
 
 from . import inputs
 from .inputs import contiguous
-from .registration import LIBRARY, register
+from .registration import LIBRARY, register, serve_by_triton
+from .work import Work, passages_read, read_bytes
 
 OTHERS = 0
 """`in_batch` for "other queries' passages take part"; at which label says `others_label`."""
@@ -90,6 +91,17 @@ class BackwardArguments(NamedTuple):
 def order(values: Tensor, offsets: Tensor | None) -> Tensor:
     """`wassrank::grade_order`, by the native extension."""
     places: Tensor = torch.ops.wassrank.grade_order(values, offsets)
+    return places
+
+
+TRITON_SORTS = 256
+"""The longest row that `short_order` sorts: a sort is code for each of its compare-exchange stages, and one of 1024
+takes seconds to compile."""
+
+
+def short_order(values: Tensor) -> Tensor:
+    """`wassrank::grade_order_triton`, of [Q, K ≤ TRITON_SORTS] float32."""
+    places: Tensor = torch.ops.wassrank.grade_order_triton(values)
     return places
 
 
@@ -165,12 +177,11 @@ def _backward_fake(*arguments: Any) -> Tensor:
 def _save(ctx: Any, scores: Tensor, rest: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     a = Arguments(scores, *rest)
     _, coefficient, constant, state, scale = output
-    others = a.labels.shape != scores.shape and a.target is not None and a.target.shape == scores.shape
     ctx.save_for_backward(
         scores,
         coefficient,
         constant if a.affine else None,
-        a.target if a.kl and others else None,
+        a.target if _others_are_given(a) else None,
         a.mask,
         a.offsets,
         state,
@@ -179,9 +190,71 @@ def _save(ctx: Any, scores: Tensor, rest: tuple[Any, ...], output: tuple[Tensor,
     ctx.temperature = a.temperature
 
 
+def _others_are_given(a: Arguments) -> bool:
+    """Whether the backward reads the target: KL's, of other queries' passages; what own ones are given is in b."""
+    return bool(a.kl) and a.target is not None and a.target.shape == a.scores.shape != a.labels.shape
+
+
 def _backward(backward_op: Any, ctx: Any, grad_loss: Tensor) -> Tensor:
     gradient: Tensor = backward_op(grad_loss.contiguous(), *ctx.saved_tensors, ctx.temperature)
     return gradient
+
+
+# Operations a labelled passage costs beside what every passage does, of p = 1: its gain, difference, scaling,
+# exponential and sum; both shares; the step along the line; two running sums, of differences; size, cost and its sum;
+# φ's sum; its mean, two; c, three.
+WALK = 4 + 2 + 1 + 3 + 3 + 1 + 2 + 3
+# And of any other p: the third running sum instead of the cost of a gap, two quantiles' increments of four distances
+# each a difference and a power, added up; two stretches of mass, each three to cut and three to bring over.
+WALK_P = WALK - 3 + 1 + 4 * 2 + 4 + 2 * 6
+LINE = 4
+"""Numbers in float64 that a GPU must keep of every point of the line for p other than 1: coordinate, both running sums,
+φ's increment."""
+
+
+def forward_work(a: Arguments) -> Work:
+    """Of `wassrank::sorted_losses`, mean or sum; without the order, which is another operator's."""
+    C = compute_dtype(a.scores.dtype).itemsize
+    passages = passages_read(a.scores, a.labels, a.in_batch)
+    own = a.labels.numel()
+    kept = own * (2 if a.affine else 1) + a.queries * STATE_WIDTH + 1  # coefficient, constant, state, scale
+    rows = 2 * a.queries  # each one's loss and weight, written by the one kernel and read by the one that adds them up
+    row_inputs = [t for t in (a.weight, a.label_temperatures, a.positives, a.offsets) if t is not None]
+    points = own + (a.queries if passages > own else 0)
+    affine = 2 * passages + 4 * own if a.affine else 0  # the logits' sums; T log T and b
+    return Work(
+        bytes=read_bytes(a.scores, a.labels, a.order, a.target, a.mask, a.position, in_batch=a.in_batch)
+        + sum(t.numel() * t.element_size() for t in row_inputs)
+        + (kept + 2 * rows + 1) * C,  # 1: the loss
+        # Maximum, difference, scaling, exponential and its sum; a given target's sum.
+        flops=5 * passages
+        + (WALK if a.p == 1 else WALK_P) * own
+        + affine
+        + (0 if a.target is None else min(a.target.numel(), passages)),
+        extra_bytes=(kept + rows) * C + (0 if a.p == 1 else LINE * 8 * points),
+    )
+
+
+def backward_work(a: Arguments) -> Work:
+    """Of `wassrank::sorted_losses_backward`."""
+    C = compute_dtype(a.scores.dtype).itemsize
+    passages = passages_read(a.scores, a.labels, a.in_batch)
+    constant = a.labels if a.affine else None  # and coefficient: as labels
+    others_given = passages - a.labels.numel() if _others_are_given(a) else 0
+    return Work(
+        bytes=read_bytes(a.scores, a.labels, constant, a.mask, in_batch=a.in_batch)
+        + (0 if a.offsets is None else a.offsets.numel() * a.offsets.element_size())
+        + (others_given + a.queries * STATE_WIDTH + 2) * C  # state; scale and the loss's gradient
+        + a.scores.numel() * a.scores.element_size(),  # the gradient, also of passages that take no part
+        # Difference, scaling, exponential, times the coefficient, times the loss's gradient; plus b.
+        flops=(6 if a.affine else 5) * passages,
+        extra_bytes=0,
+    )
+
+
+def step_work(arguments: Arguments) -> Work:
+    """Of one step of training, forward and backward. Meta tensors will do."""
+    return forward_work(arguments) + backward_work(arguments)
 
 
 _OPERATORS = register(
@@ -204,7 +277,12 @@ _OPERATORS = register(
 )
 _FUSED = {backend: _fused(operator) for backend, operator in _OPERATORS.items()}
 
-LIBRARY.define("grade_order(Tensor values, Tensor? offsets) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
-torch.library.register_fake(
-    "wassrank::grade_order", lambda values, offsets: torch.empty_like(values, dtype=torch.int32), lib=LIBRARY
-)
+
+def _order_fake(values: Tensor, offsets: Tensor | None = None) -> Tensor:
+    return torch.empty_like(values, dtype=torch.int32)
+
+
+for _name, _rest in (("grade_order", ", Tensor? offsets"), ("grade_order_triton", "")):
+    LIBRARY.define(f"{_name}(Tensor values{_rest}) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
+    torch.library.register_fake(f"wassrank::{_name}", _order_fake, lib=LIBRARY)
+serve_by_triton("grade_order", "grade_order_triton")

@@ -30,13 +30,16 @@ from triton.compiler import ASTSource
 
 from wassrank.arguments import Arguments, BackwardArguments
 from wassrank.codes import EXCLUDED, Target
+from wassrank.ops import sorted_losses
 from wassrank.reference import Terms
 from wassrank.reference.rows import compute_dtype
 from wassrank.tuning import TritonTuning, triton_tuning
 
+from .grade_order import plan_sort
 from .launch import ALIGNMENT, WARP, Launch
 from .level_losses import plan_forward
-from .row_kernels import plan_backward
+from .row_kernels import plan_backward, plan_sorted_backward
+from .sorted_losses import plan_forward as plan_sorted_forward
 
 CAPABILITIES = (80, 90, 100)  # A100, H100 and H200, B200
 
@@ -85,6 +88,35 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "512 packed lists of 30": {"Q": 512, "N": 15360, "packed": True},
     "512 packed lists of 30, all losses": {"Q": 512, "N": 15360, "packed": True, "terms": ALL},
     "512 packed lists of 1000": {"Q": 512, "N": 512_000, "packed": True},
+    # Float labels: the sorted path.
+    "floats, 16 passages": {"N": 16, "label_dtype": torch.float32},
+    "floats, 256 passages, given, mask, weight": {
+        "N": 256, "target": "given", "extras": True, "label_dtype": torch.float32
+    },
+    "floats, 4096 passages": {"N": 4096, "label_dtype": torch.float32},
+    "floats, 4096 passages, bf16, p=2, position": {
+        "N": 4096, "dtype": torch.bfloat16, "p": 2.0, "position": True, "label_dtype": torch.float32
+    },
+    "floats, 4096 passages, fp64, p=1.5, all losses": {
+        "N": 4096, "dtype": torch.float64, "p": 1.5, "terms": ALL, "label_dtype": torch.float64
+    },
+    "floats, 4096 passages, exp2, all losses": {
+        "N": 4096, "target": "exp2", "terms": ALL, "label_dtype": torch.float32
+    },
+    "floats, 512 x 8 in batch": {"Q": 512, "N": 4096, "K": 8, "label_dtype": torch.float32},
+    "floats, 512 x 8 in batch, p=2, all losses": {
+        "Q": 512, "N": 4096, "K": 8, "p": 2.0, "terms": ALL, "label_dtype": torch.float32
+    },
+    "floats, 512 x 8 in batch, all losses, given": {
+        "Q": 512, "N": 4096, "K": 8, "target": "given", "terms": ALL, "label_dtype": torch.float32
+    },
+    "floats, 512 x 8 excluded, mask": {
+        "Q": 512, "N": 4096, "K": 8, "in_batch": EXCLUDED, "extras": True, "label_dtype": torch.float32
+    },
+    "floats, 512 packed lists of 30": {"Q": 512, "N": 15360, "packed": True, "label_dtype": torch.float32},
+    "floats, 512 packed lists of 1000, p=2, all losses": {
+        "Q": 512, "N": 512_000, "packed": True, "p": 2.0, "terms": ALL, "label_dtype": torch.float32
+    },
 }  # fmt: skip
 
 
@@ -96,7 +128,7 @@ def example(
     K: int | None = None,
     packed: bool = False,
     dtype: torch.dtype = torch.float32,
-    label_dtype: torch.dtype = torch.int64,
+    label_dtype: torch.dtype = torch.int64,  # a floating one: the sorted path
     num_levels: int = 8,
     p: float = 1.0,
     target: str = "softmax",
@@ -111,24 +143,33 @@ def example(
     empty = functools.partial(torch.empty, device="meta")
     C = compute_dtype(dtype)
     shape, labels_shape = ((N,), (N,)) if packed else ((Q, N), (Q, K or N))
+    shared: dict[str, Any] = {
+        "scores": empty(shape, dtype=dtype),
+        "target": empty(shape, dtype=C) if target == "given" else None,
+        "mask": empty(labels_shape, dtype=torch.bool) if extras else None,
+        "weight": empty(Q, dtype=C) if extras else None,
+        "label_temperatures": empty(Q, dtype=C) if label_temperatures else None,
+        "positives": empty(Q, dtype=torch.int64) if positive else None,
+        "offsets": empty(Q + 1, dtype=torch.int64) if packed else None,
+        "wasserstein": terms.wasserstein,
+        "info_nce": terms.info_nce,
+        "kl": terms.kl,
+        "target_kind": int(Target[target]),
+        "in_batch": in_batch,
+        "p": p,
+        "temperature": 0.05,
+    }
+    if label_dtype.is_floating_point:
+        labels = empty(labels_shape, dtype=C)
+        order = empty(labels_shape, dtype=torch.int32)
+        return sorted_example(
+            sorted_losses.Arguments(labels=labels, order=order, position=labels if position else None, **shared), tuning
+        )
     a = Arguments(
-        scores=empty(shape, dtype=dtype),
         labels=empty(labels_shape, dtype=label_dtype),
-        target=empty(shape, dtype=C) if target == "given" else None,
-        mask=empty(labels_shape, dtype=torch.bool) if extras else None,
-        weight=empty(Q, dtype=C) if extras else None,
-        label_temperatures=empty(Q, dtype=C) if label_temperatures else None,
-        positives=empty(Q, dtype=torch.int64) if positive else None,
-        offsets=empty(Q + 1, dtype=torch.int64) if packed else None,
         position=torch.arange(num_levels, dtype=torch.float64) if position else None,
-        wasserstein=terms.wasserstein,
-        info_nce=terms.info_nce,
-        kl=terms.kl,
-        target_kind=int(Target[target]),
-        in_batch=in_batch,
         num_levels=num_levels,
-        p=p,
-        temperature=0.05,
+        **shared,
     )
     (loss, state, scale), launches = plan_forward(a, tuning)
     given, positives = a.target if a.kl else None, a.positives if a.info_nce else None
@@ -136,7 +177,32 @@ def example(
         loss, a.scores, a.labels, given, a.mask, positives, a.offsets, state, scale, in_batch, num_levels, a.temperature
     )
     _, backward = plan_backward(b, tuning)
-    return {launch.kernel.fn.__name__.removesuffix("_kernel"): launch for launch in (*launches, backward)}
+    return by_kernel([*launches, backward])
+
+
+def sorted_example(a: sorted_losses.Arguments, tuning: TritonTuning) -> dict[str, Launch]:
+    """The sort too, where it is Triton's."""
+    (loss, coefficient, constant, state, scale), launches = plan_sorted_forward(a, tuning)
+    b = sorted_losses.BackwardArguments(
+        loss,
+        a.scores,
+        coefficient,
+        constant if a.affine else None,
+        a.target if a.kl and a.labels.shape != a.scores.shape else None,
+        a.mask,
+        a.offsets,
+        state,
+        scale,
+        a.temperature,
+    )
+    _, backward = plan_sorted_backward(b, tuning)
+    if a.offsets is None and a.labels.dtype == torch.float32 and a.labels.shape[1] <= sorted_losses.TRITON_SORTS:
+        launches.append(plan_sort(a.labels)[1])
+    return by_kernel([*launches, backward])
+
+
+def by_kernel(launches: Sequence[Launch]) -> dict[str, Launch]:
+    return {launch.kernel.fn.__name__.removesuffix("_kernel"): launch for launch in launches}
 
 
 TYPES = {

@@ -121,6 +121,58 @@ def packed_forward_tile(Q: int, total: int, num_levels: int, logits: bool, tunin
     return forward_tile(width + 1, width, 0, num_levels, logits, False, own_bytes=1, others_bytes=1, tuning=tuning)
 
 
+SCANNED = 2
+"""Points of a row in order that a lane holds where running sums are formed: of each some ten float64 numbers, two
+registers each. With four, code for sm_80 and sm_90 spills."""
+
+SEARCH_WARPS = 4
+SEARCHERS = 1024
+"""Programs at most that search one row, each block after block: a grid's second dimension ends at 65535."""
+
+
+@dataclass(frozen=True)
+class LineTile:
+    block: int  # points of a row at a time
+    num_warps: int
+
+
+@dataclass(frozen=True)
+class SortedTile:
+    walk: LineTile  # the forward's; own passages, too
+    others: Block
+    search: LineTile  # quantiles: a lane waits for memory step by step, so one point each and many lanes
+    searchers: int  # programs a row
+    scan: LineTile  # coefficients
+
+
+def sorted_tile(
+    N: int,
+    K: int,
+    others: int,  # other passages a row that are read, 0 for none
+    lists: int | None,  # how many, where they are packed
+    narrowest: int,  # bytes of the narrowest element read of an other passage
+    asked: bool,  # as in forward_tile
+    tuning: TritonTuning,
+) -> SortedTile:
+    """A row a program, with the warps that its wider sweep fills."""
+    width = K + (others > 0) if lists is None else packed_width(lists, K)
+    tuning = dataclasses.replace(tuning, max_rows=1, own_scores=SCANNED)
+    tile = forward_tile(N, width, others, 1, False, asked, own_bytes=4, others_bytes=narrowest, tuning=tuning)
+    search = line_tile(width, 1, SEARCH_WARPS)
+    return SortedTile(
+        walk=LineTile(min(power_of_two(width), SCANNED * WARP * tile.num_warps), tile.num_warps),
+        others=tile.others,
+        search=search,
+        searchers=max(1, min(SEARCHERS, ceil_div(width, search.block))),
+        scan=line_tile(width, SCANNED, SEARCH_WARPS),
+    )
+
+
+def line_tile(points: int, a_lane: int, max_warps: int) -> LineTile:
+    block = min(power_of_two(points), a_lane * WARP * max_warps)
+    return LineTile(block, max(1, block // (a_lane * WARP)))
+
+
 @dataclass(frozen=True)
 class BackwardTile:
     rows: int

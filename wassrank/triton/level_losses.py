@@ -22,10 +22,10 @@ import triton.language as tl
 from torch import Tensor
 
 from wassrank.arguments import Arguments, BackwardArguments
-from wassrank.codes import Reduction, Target
+from wassrank.codes import Target
 from wassrank.reference.grade_wasserstein import TIE_ULPS
 from wassrank.reference.rows import compute_dtype
-from wassrank.tuning import TritonTuning, capability, triton_tuning
+from wassrank.tuning import TritonTuning
 
 from .grade_wasserstein import grade_wasserstein
 from .info_nce import best_grade, one_positive, read_positive
@@ -40,7 +40,9 @@ from .row_kernels import (
     others_read,
     plan_backward,
     plan_reduction,
+    reduced_outputs,
     sizes,
+    tuned_for,
 )
 from .rows import exp_below, float64_scalar, list_bounds, rise_of_maximum, sweep_others, sweep_own
 from .targets import GIVEN, target_gains
@@ -257,15 +259,7 @@ def plan_forward(a: Arguments, tuning: TritonTuning) -> tuple[tuple[Tensor, Tens
     Q, N, K = sizes(a.scores, a.labels, a.offsets)
     scores, dtype = a.scores, compute_dtype(a.scores.dtype)
     state = scores.new_empty((Q, a.state_width), dtype=dtype)
-    if a.reduction == Reduction.none:
-        loss = row_loss = scores.new_empty((Q,), dtype=dtype)
-        row_weight = None
-        scale = scores.new_ones((), dtype=dtype)
-    else:
-        loss, scale = scores.new_empty((), dtype=dtype), scores.new_empty((), dtype=dtype)
-        row_loss, row_weight = scores.new_empty((2, Q), dtype=dtype).unbind()
-        if a.reduction == Reduction.sum:
-            row_weight = None
+    loss, scale, row_loss, row_weight = reduced_outputs(scores, Q, a.reduction)
 
     others = others_read(N, K, a.in_batch)
     logits = (a.kl != 0 and a.target_kind != Target.given) or (a.info_nce != 0 and a.positives is None)
@@ -337,13 +331,9 @@ def plan_forward(a: Arguments, tuning: TritonTuning) -> tuple[tuple[Tensor, Tens
         num_warps=tile.num_warps,
     )
     launches = [rows]
-    if a.reduction != Reduction.none:
+    if row_loss is not loss:
         launches.append(plan_reduction(row_loss, row_weight, loss, scale, tuning))
     return (loss, state, scale), launches
-
-
-def tuned_for(scores: Tensor) -> TritonTuning:
-    return triton_tuning(capability(scores.device))
 
 
 def narrowest(*tensors: Tensor | None) -> int:

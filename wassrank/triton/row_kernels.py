@@ -1,12 +1,13 @@
 """The kernels that every row loss shares, with their launchers: rows' losses to one, and scores to their gradient.
 
 The forward leaves for each row of scores a weighted loss, a weight, and a state as described in
-wassrank/ops/level_losses.py. The rest does not depend on which losses they were.
+wassrank/ops/level_losses.py or sorted_losses.py. The rest does not depend on which losses they were.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import triton
@@ -15,13 +16,16 @@ from torch import Tensor
 
 from wassrank import arguments
 from wassrank.arguments import BackwardArguments
-from wassrank.codes import EXCLUDED
-from wassrank.tuning import TritonTuning
+from wassrank.codes import EXCLUDED, Reduction
+from wassrank.ops import sorted_losses
+from wassrank.reference.rows import compute_dtype
+from wassrank.tuning import TritonTuning, capability, triton_tuning
 
 from .launch import Launch, backward_tile, ceil_div, packed_backward_tile
 from .rows import float64_scalar, list_bounds, load_levels, load_scores, load_target
 
 EXTRA = tl.constexpr(arguments.EXTRA)
+SORTED_WIDTH = tl.constexpr(sorted_losses.STATE_WIDTH)
 
 
 @triton.jit(do_not_specialize=["Q"])
@@ -47,6 +51,22 @@ def reduce_kernel(
         factor = 1.0 / tl.where(weight == 0, 1.0, weight)
     tl.store(scale, factor.to(scale.dtype.element_ty))
     tl.store(loss, (tl.sum(losses, axis=0) * factor).to(loss.dtype.element_ty))
+
+
+def reduced_outputs(
+    scores: Tensor,
+    Q: int,
+    reduction: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """loss, [] or [Q], scale, [], and what the forward's rows are to write: row_loss, [Q], the loss itself where none
+    are added up, and row_weight, [Q], where one is asked for. Of the computing dtype."""
+    dtype = compute_dtype(scores.dtype)
+    if reduction == Reduction.none:
+        loss = scores.new_empty((Q,), dtype=dtype)
+        return loss, scores.new_ones((), dtype=dtype), loss, None
+    loss, scale = scores.new_empty((), dtype=dtype), scores.new_empty((), dtype=dtype)
+    row_loss, row_weight = scores.new_empty((2, Q), dtype=dtype).unbind()
+    return loss, scale, row_loss, None if reduction == Reduction.sum else row_weight
 
 
 def plan_reduction(
@@ -75,7 +95,9 @@ def plan_reduction(
 def backward_kernel(
     grad_loss: tl.tensor,  # [] or [Q] of C
     scores: tl.tensor,  # [Q, N]; packed [T]
-    labels: tl.tensor,  # [Q, K]; packed [T]
+    labels: tl.tensor,  # [Q, K] integers, packed [T]; None on the sorted path
+    coefficient: tl.tensor,  # [Q, K] of C, packed [T]: the sorted path's c of each labelled passage; else None
+    constant: tl.tensor,  # and its b; None where all are 0
     target: tl.tensor,  # as in forward_kernel, where KL looked at a given one; or None
     mask: tl.tensor,  # as in forward_kernel, or None
     positives: tl.tensor,  # [Q] int64, where InfoNCE looked at them; or None
@@ -112,7 +134,7 @@ def backward_kernel(
     if offsets is None:
         column = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None, :]
         backward_block(
-            grad_loss, scores, labels, target, mask, positives, state, scale, grad_scores,
+            grad_loss, scores, labels, coefficient, constant, target, mask, positives, state, scale, grad_scores,
             row, column, row * N, row * K, row * mask_stride, row * target_stride,
             Q, N, K, in_batch, num_levels, scaled, GRAD_PER_ROW, ALL_OWN, OTHERS, TARGET_COVERS_ROW, AFFINE,
         )  # fmt: skip
@@ -121,7 +143,7 @@ def backward_kernel(
         for start in range(0, tl.max(length, axis=0), BLOCK):
             column = (start + tl.arange(0, BLOCK))[None, :]
             backward_block(
-                grad_loss, scores, labels, target, mask, positives, state, scale, grad_scores,
+                grad_loss, scores, labels, coefficient, constant, target, mask, positives, state, scale, grad_scores,
                 row, column, begin, begin, begin, begin,
                 Q, length[:, None], K, in_batch, num_levels, scaled, GRAD_PER_ROW, True, False, True, AFFINE,
             )  # fmt: skip
@@ -132,6 +154,8 @@ def backward_block(
     grad_loss: tl.tensor,
     scores: tl.tensor,
     labels: tl.tensor,
+    coefficient: tl.tensor,
+    constant: tl.tensor,
     target: tl.tensor,
     mask: tl.tensor,
     positives: tl.tensor,
@@ -141,7 +165,7 @@ def backward_block(
     row: tl.tensor,  # [R] int64
     column: tl.tensor,  # [1, B]
     at_row: tl.tensor,  # [R] int64, where the row begins in scores,
-    labels_at_row: tl.tensor,  # in labels,
+    labels_at_row: tl.tensor,  # in labels, coefficient and constant,
     mask_at_row: tl.tensor,  # in mask,
     target_at_row: tl.tensor,  # and in target
     Q: tl.tensor,
@@ -156,8 +180,6 @@ def backward_block(
     TARGET_COVERS_ROW: tl.constexpr,
     AFFINE: tl.constexpr,
 ) -> None:
-    """Coefficients are fetched by a passage's level from the row's state, a line or two of the first-level cache: one
-    instruction a score, where selecting among the levels would cost two a level."""
     C: tl.constexpr = state.dtype.element_ty
     in_rows = row < Q
     inside = in_rows[:, None] & (column < N)
@@ -168,9 +190,60 @@ def backward_block(
         k = column - (row * K).to(column.dtype)[:, None]
         own = inside & (k >= 0) & (k < K)
     at = at_row[:, None] + column
-    s = load_scores(scores, mask, at, mask_at_row[:, None] + column, inside if ALL_OWN or OTHERS else own, C)
+    read = inside if ALL_OWN or OTHERS else own
+    if coefficient is not None and OTHERS:
+        # Where the others have no part in the row, only blocks with own passages are read: a whole block or nothing, or
+        # the load could not be wide.
+        read = inside & (others_matter(state, row, in_rows) | (tl.max(own.to(tl.int32), axis=1) > 0))[:, None]
+    s = load_scores(scores, mask, at, mask_at_row[:, None] + column, read, C)
     takes_part = s != float("-inf")
 
+    if coefficient is None:
+        c, b, f, top = by_level(
+            labels, positives, state, row, in_rows, k, own, labels_at_row, in_batch, num_levels, OTHERS, AFFINE
+        )
+    else:
+        c, b, f, top = by_passage(coefficient, constant, state, row, in_rows, k, own, labels_at_row, OTHERS)
+    upstream = tl.load(scale)
+    if GRAD_PER_ROW:
+        upstream = upstream * tl.load(grad_loss + row, mask=in_rows, other=0)[:, None]
+    else:
+        upstream = upstream * tl.load(grad_loss)
+    e = tl.exp2((s - top[:, None]) * exponent_scale)
+    if AFFINE:
+        if target is not None:
+            if TARGET_COVERS_ROW:
+                t = load_target(target, target_at_row[:, None] + column, inside, takes_part)
+            else:
+                t = load_target(target, target_at_row[:, None] + k, own, takes_part)
+            b += f * t
+        # c is 0 all along an empty row; e, relative to no maximum there, may be infinite.
+        gradient = tl.where(takes_part, upstream * (tl.where(c != 0, c * e, 0.0) + b), 0.0)
+    else:
+        gradient = tl.where(takes_part & (c != 0), upstream * c * e, 0.0)
+    tl.store(grad_scores + at, gradient.to(grad_scores.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def by_level(
+    labels: tl.tensor,
+    positives: tl.tensor,
+    state: tl.tensor,
+    row: tl.tensor,  # [R] int64
+    in_rows: tl.tensor,  # [R] bool
+    k: tl.tensor,  # [R, B] or [1, B], places among the own passages
+    own: tl.tensor,  # [R, B] bool, which are any
+    labels_at_row: tl.tensor,  # [R] int64
+    in_batch: tl.tensor,
+    num_levels: tl.tensor,
+    OTHERS: tl.constexpr,
+    AFFINE: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    """c and b, [R, B], f, [R, 1], and the maximum, [R], from the state of wassrank/ops/level_losses.py. b and f are 0
+    unless AFFINE.
+
+    Coefficients are fetched by a passage's level from the row's state, a line or two of the first-level cache: one
+    instruction a score, where selecting among the levels would cost two a level."""
     if AFFINE:
         at_state = row * (2 * num_levels + EXTRA)
         at_extra = at_state + 2 * num_levels
@@ -184,12 +257,6 @@ def backward_block(
     if OTHERS:
         c = tl.where(own, c, tl.load(state + at_state + in_batch, mask=in_rows, other=0)[:, None])
     top = tl.load(state + at_top, mask=in_rows, other=0)
-    upstream = tl.load(scale)
-    if GRAD_PER_ROW:
-        upstream = upstream * tl.load(grad_loss + row, mask=in_rows, other=0)[:, None]
-    else:
-        upstream = upstream * tl.load(grad_loss)
-    e = tl.exp2((s - top[:, None]) * exponent_scale)
     if AFFINE:
         b = tl.load(state + at_state[:, None] + num_levels + level, mask=own, other=0)
         if OTHERS:
@@ -197,35 +264,102 @@ def backward_block(
         if positives is not None:
             named = own & (k == tl.load(positives + row, mask=in_rows, other=-1)[:, None])
             b = tl.where(named, tl.load(state + at_extra + 1, mask=in_rows, other=0)[:, None], b)
-        if target is not None:
-            if TARGET_COVERS_ROW:
-                t = load_target(target, target_at_row[:, None] + column, inside, takes_part)
-            else:
-                t = load_target(target, target_at_row[:, None] + k, own, takes_part)
-            b += tl.load(state + at_extra + 2, mask=in_rows, other=0)[:, None] * t
-        # c is 0 all along an empty row; e, relative to no maximum there, may be infinite.
-        gradient = tl.where(takes_part, upstream * (tl.where(c != 0, c * e, 0.0) + b), 0.0)
+        f = tl.load(state + at_extra + 2, mask=in_rows, other=0)[:, None]
     else:
-        gradient = tl.where(takes_part & (c != 0), upstream * c * e, 0.0)
-    tl.store(grad_scores + at, gradient.to(grad_scores.dtype.element_ty), mask=inside)
+        b = c * 0
+        f = b
+    return c, b, f, top
+
+
+@triton.jit
+def by_passage(
+    coefficient: tl.tensor,
+    constant: tl.tensor,
+    state: tl.tensor,
+    row: tl.tensor,  # [R] int64
+    in_rows: tl.tensor,  # [R] bool
+    k: tl.tensor,  # [R, B] or [1, B], places among the own passages
+    own: tl.tensor,  # [R, B] bool, which are any
+    labels_at_row: tl.tensor,  # [R] int64
+    OTHERS: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    """The same from the tensors and the state of wassrank/ops/sorted_losses.py; f, [R, B], is 0 for own passages, whose
+    b knows their target."""
+    at = labels_at_row[:, None] + k
+    at_state = state + row * SORTED_WIDTH
+    c = tl.load(coefficient + at, mask=own, other=0)
+    b = c * 0 if constant is None else tl.load(constant + at, mask=own, other=0)
+    f = c * 0
+    if OTHERS:
+        c = tl.where(own, c, tl.load(at_state, mask=in_rows, other=0)[:, None])
+        b = tl.where(own, b, tl.load(at_state + 1, mask=in_rows, other=0)[:, None])
+        f = tl.where(own, 0.0, tl.load(at_state + 2, mask=in_rows, other=0)[:, None])
+    return c, b, f, tl.load(at_state + 3, mask=in_rows, other=0)
+
+
+@triton.jit
+def others_matter(
+    state: tl.tensor,
+    row: tl.tensor,  # [R] int64
+    in_rows: tl.tensor,  # [R] bool
+) -> tl.tensor:
+    """Of the sorted path: whether the others' gradient may be other than 0, [R] bool."""
+    at_state = state + row * SORTED_WIDTH
+    c = tl.load(at_state, mask=in_rows, other=0)
+    b = tl.load(at_state + 1, mask=in_rows, other=0)
+    f = tl.load(at_state + 2, mask=in_rows, other=0)
+    return (c != 0) | (b != 0) | (f != 0)
 
 
 def plan_backward(a: BackwardArguments, tuning: TritonTuning) -> tuple[Tensor, Launch]:
     """The gradient of scores, not yet computed, and the launch that computes it."""
-    Q, N, K = sizes(a.scores, a.labels, a.offsets)
+    return _plan_backward(
+        a,
+        {
+            "labels": a.labels,
+            "positives": a.positives,
+            "in_batch": a.in_batch,
+            "num_levels": a.num_levels,
+            "OTHERS": others_read(*sizes(a.scores, a.labels, a.offsets)[1:], a.in_batch) > 0,
+            "AFFINE": a.state.shape[1] > a.num_levels + 1,
+        },
+        a.labels,
+        tuning,
+    )
+
+
+def plan_sorted_backward(a: sorted_losses.BackwardArguments, tuning: TritonTuning) -> tuple[Tensor, Launch]:
+    """The same for the sorted path."""
+    _, N, K = sizes(a.scores, a.coefficient, a.offsets)
+    return _plan_backward(
+        a,
+        {"coefficient": a.coefficient, "constant": a.constant, "OTHERS": K != N, "AFFINE": a.constant is not None},
+        a.coefficient,
+        tuning,
+    )
+
+
+def _plan_backward(
+    a: BackwardArguments | sorted_losses.BackwardArguments,
+    own: dict[str, Any],  # what the path has of its own
+    labelled: Tensor,  # a number for each labelled passage
+    tuning: TritonTuning,
+) -> tuple[Tensor, Launch]:
+    Q, N, K = sizes(a.scores, labelled, a.offsets)
     grad_scores = torch.empty_like(a.scores)
     packed = a.offsets is not None
     tile = packed_backward_tile(Q, N, tuning) if packed else backward_tile(N, tuning)
+    absent = {"labels": None, "coefficient": None, "constant": None, "positives": None, "in_batch": 0, "num_levels": 0}
     launch = Launch(
         backward_kernel,
         grid=(ceil_div(Q, tile.rows), 1 if packed else ceil_div(N, tile.block)),
-        arguments={
+        arguments=absent
+        | own
+        | {
             "grad_loss": a.grad_loss,
             "scores": a.scores,
-            "labels": a.labels,
             "target": a.target,
             "mask": a.mask,
-            "positives": a.positives,
             "offsets": a.offsets,
             "state": a.state,
             "scale": a.scale,
@@ -235,14 +369,10 @@ def plan_backward(a: BackwardArguments, tuning: TritonTuning) -> tuple[Tensor, L
             "K": K,
             "mask_stride": mask_stride(a.scores, a.mask),
             "target_stride": 0 if a.target is None else a.target.shape[-1],
-            "in_batch": a.in_batch,
-            "num_levels": a.num_levels,
             "exponent_scale": exponent_scale(a.temperature),
             "GRAD_PER_ROW": a.grad_loss.dim() == 1,
             "ALL_OWN": K == N,
-            "OTHERS": others_read(N, K, a.in_batch) > 0,
             "TARGET_COVERS_ROW": a.target is not None and a.target.shape == a.scores.shape,
-            "AFFINE": a.state.shape[1] > a.num_levels + 1,
             "COLUMN": column_type(N),
             "ROWS": tile.rows,
             "BLOCK": tile.block,
@@ -280,3 +410,7 @@ def mask_stride(scores: Tensor, mask: Tensor | None) -> int:
 def exponent_scale(temperature: float) -> float:
     """exp(x / temperature) = 2^(x · exponent_scale), rounded once, here in float64."""
     return math.log2(math.e) / temperature
+
+
+def tuned_for(scores: Tensor) -> TritonTuning:
+    return triton_tuning(capability(scores.device))
