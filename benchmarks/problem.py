@@ -23,7 +23,7 @@ class Problem:
     loss: str  # a file of benchmarks/losses
     shape: tuple[int, int]  # Q, N
     # [Q, K] with N = Q·K; "dense": [Q, N] int64; "dense uint8": the same in bytes; "packed": Q lists of N on average,
-    # one behind the other; "padded": the same lists as rows of the longest one's length
+    # one behind the other; "padded": the same lists as rows of the longest one's length; "floats": [Q, N] of a teacher
     labels: str = "in_batch"
     dtype: str = "float32"
     p: float = 1.0

@@ -13,6 +13,7 @@ import wassrank
 from benchmarks.problem import Contender, Inputs, Loss, Problem
 from wassrank.arguments import Arguments
 from wassrank.backends import missing
+from wassrank.ops import sorted_losses
 from wassrank.ops.level_losses import step_work
 from wassrank.ops.work import Work
 
@@ -41,15 +42,21 @@ def labels_shape(problem: Problem) -> tuple[int, ...]:
 
 
 def labels_dtype(problem: Problem) -> torch.dtype:
+    if problem.labels == "floats":
+        return torch.float32
     return torch.int64 if problem.labels in ("in_batch", "dense") else torch.uint8
 
 
 def inputs(problem: Problem, device: str, seed: int = 0) -> Inputs:
-    """Scores of the normal distribution; grades 0 to 3, uniform. rest: grades, a positive a row, and the arguments that
-    packed and padded lists need."""
+    """Scores of the normal distribution; grades 0 to 3, uniform, or a teacher's scores, normal too. rest: grades, a
+    positive a row, and the arguments that packed and padded lists need."""
     generator = torch.Generator(device).manual_seed(seed)
     scores = torch.randn(scores_shape(problem), generator=generator, device=device).to(problem.torch_dtype)
-    grades = torch.randint(0, 4, labels_shape(problem), generator=generator, device=device).to(labels_dtype(problem))
+    if problem.labels == "floats":
+        grades = torch.randn(labels_shape(problem), generator=generator, device=device)
+    else:
+        grades = torch.randint(0, 4, labels_shape(problem), generator=generator, device=device)
+    grades = grades.to(labels_dtype(problem))
     positives = torch.arange(problem.shape[0], device=device) % problem.shape[1]
     extra: dict[str, Tensor] = {}
     if problem.labels == "packed":
@@ -68,6 +75,9 @@ def work(problem: Problem, **terms: Any) -> Work:
         extra["offsets"] = torch.empty(problem.shape[0] + 1, dtype=torch.long, device="meta")
     if problem.labels == "padded":
         extra["mask"] = torch.empty(scores.shape, dtype=torch.bool, device="meta")
+    if problem.labels == "floats":
+        order = torch.empty_like(labels, dtype=torch.int32)
+        return sorted_losses.step_work(sorted_losses.Arguments(scores, labels, order, p=problem.p, **terms))
     return step_work(Arguments(scores, labels, **extra, **terms))  # type: ignore[arg-type]  # by name
 
 
@@ -80,6 +90,7 @@ def contenders(problem: Problem, device: str, loss: str, **options: Any) -> dict
     }
     if problem.labels not in ("packed", "padded"):
         found["F.cross_entropy"] = Contender(cross_entropy)
+    if problem.labels not in ("packed", "padded", "floats"):
         found["torch.compile of plain torch"] = Contender(compiled(loss, **options))
     found["plain torch"] = Contender(ours(loss, "torch", **options), synchronises=problem.labels == "packed")
     return found

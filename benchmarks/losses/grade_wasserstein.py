@@ -21,6 +21,8 @@ from wassrank.ops.work import Work
 __all__ = ["CPU_PAIRS", "GPU_PROBLEMS", "contenders", "inputs", "work"]
 
 NAME = "grade_wasserstein"
+SQUARE, LONG = (1024, 1024), (64, 16384)
+"""Of float labels, a teacher's scores."""
 
 GPU_PROBLEMS = (
     Problem(NAME, LARGEST, dtype="bfloat16"),
@@ -41,6 +43,9 @@ GPU_PROBLEMS = (
     Problem(NAME, (16384, 64), "dense uint8"),
     Problem(NAME, (64, 65536), "dense uint8"),
     Problem(NAME, LARGE, dtype="float64"),
+    Problem(NAME, SQUARE, "floats"),
+    Problem(NAME, LONG, "floats"),
+    Problem(NAME, LONG, "floats", p=2.0),
 )
 
 PACKED = (2048, row_losses.MEAN)
@@ -56,6 +61,15 @@ CPU_PAIRS = (
     Pair(Problem(NAME, MEDIUM), "plain torch", 1 / 5),
     Pair(Problem(NAME, MEDIUM), "torch.compile of plain torch"),
     Pair(Problem(NAME, SMALL, "dense"), "ot.wasserstein_1d"),
+    *(
+        Pair(Problem(NAME, shape, "floats", p=p), rival, goal)
+        for shape in (SQUARE, LONG)
+        for p, rival, goal in (
+            (1.0, "sort and cumsum", 1 / 4),
+            (1.0, "ot.wasserstein_1d", 1 / 30),
+            (2.0, "ot.wasserstein_1d", None),
+        )
+    ),
     Pair(Problem(NAME, PACKED, "packed"), "wassrank native", 1 / 3, rival_problem=Problem(NAME, PACKED, "padded")),
 )
 
@@ -67,10 +81,24 @@ def work(problem: Problem) -> Work:
 def contenders(problem: Problem, device: str) -> dict[str, Contender]:
     """By name; those that cannot run on `device` here are left out."""
     found = row_losses.contenders(problem, device, NAME, p=problem.p)
-    small = problem.shape[0] * problem.shape[1] <= 2**21 and problem.labels in ("in_batch", "dense", "dense uint8")
+    if problem.labels == "floats" and problem.p == 1:
+        found["sort and cumsum"] = Contender(sort_and_cumsum)
+    small = problem.shape[0] * problem.shape[1] <= 2**21 and problem.labels not in ("packed", "padded")
     if importlib.util.find_spec("ot") is not None and small:
         found["ot.wasserstein_1d"] = Contender(pot, synchronises=True)
     return found
+
+
+def sort_and_cumsum(problem: Problem) -> Loss:
+    """What a user would write for W_1 along float labels: the row-major sort is the fastest torch has."""
+
+    def loss(x: Inputs) -> Tensor:
+        scores, labels = x.leaves[0], x.rest[0].to(x.leaves[0].dtype)
+        points, order = labels.sort(-1)
+        gap = (scores.softmax(-1) - labels.softmax(-1)).gather(-1, order).cumsum(-1)[:, :-1]
+        return (gap.abs() * points.diff(dim=-1)).sum(-1).mean()
+
+    return loss
 
 
 def pot(problem: Problem) -> Loss:
