@@ -52,8 +52,9 @@ def benchmarks() -> str:
             memory[row["labels"]] = f"{MEMORY_OF[row['labels']]} {size(row)} {row['extra_memory']:.1%}"
     lines += [
         "",
-        f"`grade_wasserstein`'s memory beyond inputs and gradient, as a share of the scores: {', '.join(memory.values())}. "
-        f"All figures: [{path.name}](benchmarks/results/{path.name}); `make bench` measures them anew.",
+        f"`grade_wasserstein`'s memory beyond inputs and gradient, as a share of the scores: "
+        f"{', '.join(memory.values())}. All figures: [{path.name}](benchmarks/results/{path.name}); `make bench` "
+        f"measures them anew.",
     ]
     return "\n".join(lines)
 

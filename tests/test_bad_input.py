@@ -89,6 +89,8 @@ WRONG_LISTS: list[tuple[str, type[Exception], str, dict[str, Any]]] = [
     ("labels", ValueError, r"packed labels must be \[7\].*\(6,\)", {"labels": PACKED_LABELS[:6]}),
     ("mask", ValueError, r"mask must have the shape.*\(6,\)", {"mask": PACKED_LABELS[:6].bool()}),
     ("weight", ValueError, r"weight must be \[2\].*\(7,\)", {"weight": PACKED}),
+    ("target_sum", ValueError, "row 1 sums to 0.8, not to 1",
+     {"target": torch.tensor([0.0, 0.5, 0.5, 0.2, 0.2, 0.2, 0.2]), "validate": True}),
 ]  # fmt: skip
 
 

@@ -95,8 +95,9 @@ def sort_and_cumsum(problem: Problem) -> Loss:
     def loss(x: Inputs) -> Tensor:
         scores, labels = x.leaves[0], x.rest[0].to(x.leaves[0].dtype)
         points, order = labels.sort(-1)
-        gap = (scores.softmax(-1) - labels.softmax(-1)).gather(-1, order).cumsum(-1)[:, :-1]
-        return (gap.abs() * points.diff(dim=-1)).sum(-1).mean()
+        gap: Tensor = (scores.softmax(-1) - labels.softmax(-1)).gather(-1, order).cumsum(-1)[:, :-1]
+        distances: Tensor = (gap.abs() * points.diff(dim=-1)).sum(-1)
+        return distances.mean()
 
     return loss
 

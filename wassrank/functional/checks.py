@@ -241,12 +241,15 @@ def check_values(
         return
     if not (target >= 0).all():
         raise ValueError("target holds a negative or NaN mass: it must be a distribution over each row's passages")
-    if target.dim() == 2:
-        sums = target.double().sum(-1)
-        off = ((sums - 1).abs() > 1e-3).nonzero().flatten()
-        if len(off):
-            row = int(off[0])
-            raise ValueError(f"target's row {row} sums to {float(sums[row]):.6g}, not to 1")
+    masses = target.double()
+    if offsets is None:
+        sums, empty = masses.sum(-1), torch.zeros(len(target), dtype=torch.bool)
+    else:
+        sums, empty = torch.segment_reduce(masses, "sum", offsets=offsets.long(), initial=0), offsets.diff() == 0
+    off = (((sums - 1).abs() > 1e-3) & ~empty.to(sums.device)).nonzero().flatten()
+    if len(off):
+        row = int(off[0])
+        raise ValueError(f"target's row {row} sums to {float(sums[row]):.6g}, not to 1")
 
 
 def check_positive(name: str, value: float, why: str) -> None:
