@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -164,3 +165,21 @@ def test_memory_beyond_inputs_and_gradient_is_two_percent_of_the_scores() -> Non
     assert scores.grad is not None
     assert allocated >= scores.grad.nbytes, "the profiler saw no allocation"
     assert allocated - scores.grad.nbytes <= 0.02 * scores.nbytes
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0])
+def test_a_million_float_labels_alone_and_among_short_lists(p: float) -> None:
+    lengths = [3, 1_000_000, 1, 40]
+    generator = torch.Generator().manual_seed(0)
+    scores = 2 * torch.randn(sum(lengths), generator=generator)
+    labels = torch.randn(sum(lengths), generator=generator)
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    options: dict[str, Any] = {"p": p, "reduction": "none", "kl": 0.5}
+    packed = wassrank.combined_loss(scores.requires_grad_(), labels, offsets=offsets, backend="native", **options)
+    (gradient,) = torch.autograd.grad(packed.sum(), scores)
+    for i, (s, y, g) in enumerate(zip(*(t.detach().split(lengths) for t in (scores, labels, gradient)), strict=True)):
+        alone = s.double()[None].requires_grad_()
+        want = wassrank.combined_loss(alone, y[None], backend="torch", **options)
+        torch.testing.assert_close(packed[i : i + 1].double(), want, rtol=1e-6, atol=1e-7)
+        (want_gradient,) = torch.autograd.grad(want, alone)
+        assert (g - want_gradient[0]).norm() <= 1e-5 * want_gradient.norm() + 1e-9
