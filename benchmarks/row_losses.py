@@ -11,7 +11,7 @@ from torch import Tensor
 
 import wassrank
 from benchmarks.problem import Contender, Inputs, Loss, Problem
-from wassrank.arguments import Arguments
+from wassrank.arguments import Arguments, SortedArguments
 from wassrank.backends import missing
 from wassrank.ops import sorted_losses
 from wassrank.ops.level_losses import step_work
@@ -77,7 +77,7 @@ def work(problem: Problem, **terms: Any) -> Work:
         extra["mask"] = torch.empty(scores.shape, dtype=torch.bool, device="meta")
     if problem.labels == "floats":
         order = torch.empty_like(labels, dtype=torch.int32)
-        return sorted_losses.step_work(sorted_losses.Arguments(scores, labels, order, p=problem.p, **terms))
+        return sorted_losses.step_work(SortedArguments(scores, labels, order, p=problem.p, **terms))
     return step_work(Arguments(scores, labels, **extra, **terms))  # type: ignore[arg-type]  # by name
 
 

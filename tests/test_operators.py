@@ -12,9 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import wassrank
-from wassrank.arguments import Arguments, BackwardArguments
+from wassrank.arguments import Arguments, BackwardArguments, SortedArguments
 from wassrank.codes import Target
-from wassrank.ops import direct, sorted_losses
+from wassrank.ops import direct
 
 CHECKED = {
     "in_batch", "column_mask", "dense_masked_given", "none", "no_query", "position", "label_temperatures",
@@ -23,12 +23,12 @@ CHECKED = {
 }  # fmt: skip
 FORWARDS = {
     torch.ops.wassrank.level_losses.default: Arguments,
-    torch.ops.wassrank.sorted_losses.default: sorted_losses.Arguments,
+    torch.ops.wassrank.sorted_losses.default: SortedArguments,
 }
 
 
 class _HandedOver(Exception):  # noqa: N818 (no error)
-    def __init__(self, arguments: Arguments | sorted_losses.Arguments) -> None:
+    def __init__(self, arguments: Arguments | SortedArguments) -> None:
         self.arguments = arguments
 
 
@@ -39,7 +39,7 @@ class _HandOver(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def handed_over(case: Case, dtype: torch.dtype = torch.float64) -> Arguments | sorted_losses.Arguments:
+def handed_over(case: Case, dtype: torch.dtype = torch.float64) -> Arguments | SortedArguments:
     """What the case's public function hands to the operator."""
     scores, labels, options = case.make(dtype)
     with pytest.raises(_HandedOver) as caught, _HandOver():  # type: ignore[no-untyped-call]

@@ -17,9 +17,11 @@ from test_triton import INTERPRETED, Guards, once_outside, run_in_the_interprete
 from torch import Tensor
 
 import wassrank
+from wassrank.arguments import TRITON_SORTS
+from wassrank.arguments import SortedArguments as Arguments
+from wassrank.arguments import SortedBackwardArguments as BackwardArguments
 from wassrank.backends import missing
-from wassrank.ops import sorted_losses
-from wassrank.ops.sorted_losses import Arguments, BackwardArguments
+from wassrank.ops.sorted_losses import short_order
 from wassrank.tuning import TritonTuning
 
 pytestmark = test_triton.pytestmark
@@ -231,21 +233,21 @@ def test_compiles_without_a_graph_break_and_gives_the_same(device: str) -> None:
     assert torch.equal(got, want)
 
 
-@pytest.mark.parametrize("N", [0, 1, 5, 33] if INTERPRETED else [0, 1, 5, 31, 33, 64, 200, sorted_losses.TRITON_SORTS])
+@pytest.mark.parametrize("N", [0, 1, 5, 33] if INTERPRETED else [0, 1, 5, 31, 33, 64, 200, TRITON_SORTS])
 def test_order_is_the_stable_one(N: int, device: str) -> None:
     values = (4 * torch.randn(5, N, generator=torch.Generator().manual_seed(N))).round()
     if N > 4:
         values[0, :4] = torch.tensor([torch.nan, torch.inf, -torch.inf, -0.0])
         values[1, 2] = -torch.nan
-    got = sorted_losses.short_order(values.to(device))
+    got = short_order(values.to(device))
     assert got.dtype == torch.int32
     assert torch.equal(got.long().cpu(), values.argsort(dim=1, stable=True))
 
 
 def test_order_of_what_triton_does_not_sort_is_refused(device: str) -> None:
-    for values in (torch.zeros(2, 3, dtype=torch.float64), torch.zeros(2, sorted_losses.TRITON_SORTS + 1)):
+    for values in (torch.zeros(2, 3, dtype=torch.float64), torch.zeros(2, TRITON_SORTS + 1)):
         with pytest.raises(ValueError, match="Triton sorts rows of up to 256 float32"):
-            sorted_losses.short_order(values.to(device))
+            short_order(values.to(device))
 
 
 @pytest.mark.gpu

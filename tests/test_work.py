@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from wassrank.arguments import Arguments
+from wassrank.arguments import Arguments, SortedArguments
 from wassrank.codes import EXCLUDED, Reduction
 from wassrank.ops import sorted_losses
 from wassrank.ops.level_losses import backward_work, forward_work, step_work
@@ -39,7 +39,7 @@ def nbytes(tensors: Iterable[Tensor | None]) -> int:
     return sum(t.nbytes for t in tensors if t is not None)
 
 
-def bytes_read(a: Arguments | sorted_losses.Arguments, *tensors: Tensor | None) -> int:
+def bytes_read(a: Arguments | SortedArguments, *tensors: Tensor | None) -> int:
     """Of each tensor, and of scores and mask, the elements that decide about some passage that takes part, as the
     reference lays rows out."""
     a_passage_each = [t for t in (a.scores, a.mask, *tensors) if t is not None]
@@ -110,7 +110,7 @@ def test_sorted_bytes_are_those_of_what_takes_part_and_of_the_results(case: Case
     assert sorted_losses.step_work(empty) == forward + backward
 
 
-def others_take_part(a: sorted_losses.Arguments) -> bool:
+def others_take_part(a: SortedArguments) -> bool:
     return a.scores.numel() > a.labels.numel() and a.in_batch != EXCLUDED
 
 
@@ -236,7 +236,7 @@ def test_a_labelled_passage_costs_its_walk_and_any_other_a_term_of_the_softmax()
 
     def flops(scores: Tensor, p: float = 1.0, kl: float = 0.0) -> int:
         order = torch.empty_like(labels, dtype=torch.int32)
-        return sorted_losses.step_work(sorted_losses.Arguments(scores, labels, order, p=p, kl=kl)).flops
+        return sorted_losses.step_work(SortedArguments(scores, labels, order, p=p, kl=kl)).flops
 
     a_term = step_work(Arguments(scores, labels.to(torch.int8))).flops / scores.numel()
     walk = flops(scores) - flops(scores[:, :5])

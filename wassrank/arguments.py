@@ -1,5 +1,5 @@
-"""The arguments of the operators `wassrank::level_losses[_backward]` by name, for those who call and who implement
-them; what they mean: wassrank/ops/level_losses.py."""
+"""The operators' arguments by name, for those who call and who implement them: of `wassrank::level_losses[_backward]`,
+and below of `wassrank::sorted_losses[_backward]`. What they mean: wassrank/ops/level_losses.py, sorted_losses.py."""
 
 from __future__ import annotations
 
@@ -62,3 +62,63 @@ class BackwardArguments(NamedTuple):
     in_batch: int
     num_levels: int
     temperature: float
+
+
+OTHERS = 0
+"""`in_batch` for "other queries' passages take part"; at which label says `others_label`."""
+
+SORTED_STATE_WIDTH = 4
+"""c, b and f of other queries' passages, and the row's maximum."""
+
+
+class SortedArguments(NamedTuple):
+    """Of `wassrank::sorted_losses`, in order. C is the computing dtype; all tensors are contiguous."""
+
+    scores: Tensor  # [Q, N]; packed lists [T]
+    labels: Tensor  # [Q, N] or [Q, K] with N = Q·K, of C; packed [T]
+    order: Tensor  # int32, as labels: the places of a row's labelled passages by rising coordinate
+    target: Tensor | None = None  # [Q, N] or [Q, K] of C; packed [T]
+    mask: Tensor | None = None  # bool, [Q, N] or, one flag a passage for every row, N elements; packed [T]
+    weight: Tensor | None = None  # [Q] of C
+    label_temperatures: Tensor | None = None  # [Q] of C, in place of label_temperature
+    positives: Tensor | None = None  # [Q] int64: the positive's place among the row's own passages; outside: none
+    offsets: Tensor | None = None  # [Q + 1] int64
+    position: Tensor | None = None  # as labels: the coordinates, in the labels' place
+    wasserstein: float = 1.0  # the losses' factors; one that is 0 is not computed
+    info_nce: float = 0.0
+    kl: float = 0.0
+    target_kind: int = int(Target.softmax)
+    reduction: int = int(Reduction.mean)
+    in_batch: int = OTHERS
+    others_label: float = 0.0
+    p: float = 1.0
+    temperature: float = 1.0
+    label_temperature: float = 1.0
+
+    @property
+    def queries(self) -> int:
+        return self.scores.shape[0] if self.offsets is None else self.offsets.shape[0] - 1
+
+    @property
+    def affine(self) -> bool:
+        return bool(self.info_nce or self.kl)
+
+
+class SortedBackwardArguments(NamedTuple):
+    """Of `wassrank::sorted_losses_backward`, in order."""
+
+    grad_loss: Tensor  # [] or [Q] of C
+    scores: Tensor
+    coefficient: Tensor  # as labels, of C: c
+    constant: Tensor | None  # as labels, of C: b; None where all are 0
+    target: Tensor | None  # [Q, N], where KL looks at what others are given
+    mask: Tensor | None
+    offsets: Tensor | None
+    state: Tensor  # [Q, 4]
+    scale: Tensor  # []
+    temperature: float
+
+
+TRITON_SORTS = 256
+"""The longest row of float32 that Triton sorts: a sort is code for each of its compare-exchange stages, and one of 1024
+takes seconds to compile."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from wassrank import ops
+from wassrank.arguments import TRITON_SORTS
 from wassrank.backends import missing
 
 from . import checks
@@ -36,7 +37,7 @@ def grade_order(values: Tensor, offsets: Tensor | None = None) -> Tensor:
     if values.device.type == "cpu" and missing("native", "cpu") is None:
         return ops.sorted_losses.order(values.contiguous(), offsets)
     if offsets is None:
-        short = values.dtype == torch.float32 and values.shape[1] <= ops.sorted_losses.TRITON_SORTS
+        short = values.dtype == torch.float32 and values.shape[1] <= TRITON_SORTS
         if short and values.device.type == "cuda" and _has_triton():
             return ops.sorted_losses.short_order(values.contiguous())
         return values.argsort(dim=1, stable=True).int()

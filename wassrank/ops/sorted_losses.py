@@ -20,12 +20,15 @@ finds it, once for as many steps as the labels stay the same.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from wassrank.codes import EXCLUDED, Reduction, Target
+from wassrank.arguments import OTHERS, SORTED_STATE_WIDTH
+from wassrank.arguments import SortedArguments as Arguments
+from wassrank.arguments import SortedBackwardArguments as BackwardArguments
+from wassrank.codes import EXCLUDED, Reduction
 from wassrank.reference import Terms
 from wassrank.reference.rows import compute_dtype
 
@@ -34,69 +37,11 @@ from .inputs import contiguous
 from .registration import LIBRARY, register, serve_by_triton
 from .work import Work, passages_read, read_bytes
 
-OTHERS = 0
-"""`in_batch` for "other queries' passages take part"; at which label says `others_label`."""
-
-STATE_WIDTH = 4
-
-
-class Arguments(NamedTuple):
-    """Of `wassrank::sorted_losses`, in order. C is the computing dtype; all tensors are contiguous."""
-
-    scores: Tensor  # [Q, N]; packed lists [T]
-    labels: Tensor  # [Q, N] or [Q, K] with N = Q·K, of C; packed [T]
-    order: Tensor  # int32, as labels: the places of a row's labelled passages by rising coordinate
-    target: Tensor | None = None  # [Q, N] or [Q, K] of C; packed [T]
-    mask: Tensor | None = None  # bool, [Q, N] or, one flag a passage for every row, N elements; packed [T]
-    weight: Tensor | None = None  # [Q] of C
-    label_temperatures: Tensor | None = None  # [Q] of C, in place of label_temperature
-    positives: Tensor | None = None  # [Q] int64: the positive's place among the row's own passages; outside: none
-    offsets: Tensor | None = None  # [Q + 1] int64
-    position: Tensor | None = None  # as labels: the coordinates, in the labels' place
-    wasserstein: float = 1.0  # the losses' factors; one that is 0 is not computed
-    info_nce: float = 0.0
-    kl: float = 0.0
-    target_kind: int = int(Target.softmax)
-    reduction: int = int(Reduction.mean)
-    in_batch: int = OTHERS
-    others_label: float = 0.0
-    p: float = 1.0
-    temperature: float = 1.0
-    label_temperature: float = 1.0
-
-    @property
-    def queries(self) -> int:
-        return self.scores.shape[0] if self.offsets is None else self.offsets.shape[0] - 1
-
-    @property
-    def affine(self) -> bool:
-        return bool(self.info_nce or self.kl)
-
-
-class BackwardArguments(NamedTuple):
-    """Of `wassrank::sorted_losses_backward`, in order."""
-
-    grad_loss: Tensor  # [] or [Q] of C
-    scores: Tensor
-    coefficient: Tensor  # as labels, of C: c
-    constant: Tensor | None  # as labels, of C: b; None where all are 0
-    target: Tensor | None  # [Q, N], where KL looks at what others are given
-    mask: Tensor | None
-    offsets: Tensor | None
-    state: Tensor  # [Q, 4]
-    scale: Tensor  # []
-    temperature: float
-
 
 def order(values: Tensor, offsets: Tensor | None) -> Tensor:
     """`wassrank::grade_order`, by the native extension."""
     places: Tensor = torch.ops.wassrank.grade_order(values, offsets)
     return places
-
-
-TRITON_SORTS = 256
-"""The longest row that `short_order` sorts: a sort is code for each of its compare-exchange stages, and one of 1024
-takes seconds to compile."""
 
 
 def short_order(values: Tensor) -> Tensor:
@@ -166,7 +111,7 @@ def _fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     loss = a.scores.new_empty((a.queries,) if a.reduction == Reduction.none else (), dtype=C)
     coefficient = torch.empty_like(a.labels, dtype=C)
     constant = torch.empty_like(a.labels, dtype=C) if a.affine else a.scores.new_empty((0,), dtype=C)
-    state = a.scores.new_empty((a.queries, STATE_WIDTH), dtype=C)
+    state = a.scores.new_empty((a.queries, SORTED_STATE_WIDTH), dtype=C)
     return loss, coefficient, constant, state, a.scores.new_empty((), dtype=C)
 
 
@@ -217,7 +162,7 @@ def forward_work(a: Arguments) -> Work:
     C = compute_dtype(a.scores.dtype).itemsize
     passages = passages_read(a.scores, a.labels, a.in_batch)
     own = a.labels.numel()
-    kept = own * (2 if a.affine else 1) + a.queries * STATE_WIDTH + 1  # coefficient, constant, state, scale
+    kept = own * (2 if a.affine else 1) + a.queries * SORTED_STATE_WIDTH + 1  # coefficient, constant, state, scale
     rows = 2 * a.queries  # each one's loss and weight, written by the one kernel and read by the one that adds them up
     row_inputs = [t for t in (a.weight, a.label_temperatures, a.positives, a.offsets) if t is not None]
     points = own + (a.queries if passages > own else 0)
@@ -244,7 +189,7 @@ def backward_work(a: Arguments) -> Work:
     return Work(
         bytes=read_bytes(a.scores, a.labels, constant, a.mask, in_batch=a.in_batch)
         + (0 if a.offsets is None else a.offsets.numel() * a.offsets.element_size())
-        + (others_given + a.queries * STATE_WIDTH + 2) * C  # state; scale and the loss's gradient
+        + (others_given + a.queries * SORTED_STATE_WIDTH + 2) * C  # state; scale and the loss's gradient
         + a.scores.numel() * a.scores.element_size(),  # the gradient, also of passages that take no part
         # Difference, scaling, exponential, times the coefficient, times the loss's gradient; plus b.
         flops=(6 if a.affine else 5) * passages,

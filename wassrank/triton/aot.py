@@ -28,9 +28,8 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from wassrank.arguments import Arguments, BackwardArguments
+from wassrank.arguments import TRITON_SORTS, Arguments, BackwardArguments, SortedArguments, SortedBackwardArguments
 from wassrank.codes import EXCLUDED, Target
-from wassrank.ops import sorted_losses
 from wassrank.reference import Terms
 from wassrank.reference.rows import compute_dtype
 from wassrank.tuning import TritonTuning, triton_tuning
@@ -163,7 +162,7 @@ def example(
         labels = empty(labels_shape, dtype=C)
         order = empty(labels_shape, dtype=torch.int32)
         return sorted_example(
-            sorted_losses.Arguments(labels=labels, order=order, position=labels if position else None, **shared), tuning
+            SortedArguments(labels=labels, order=order, position=labels if position else None, **shared), tuning
         )
     a = Arguments(
         labels=empty(labels_shape, dtype=label_dtype),
@@ -180,10 +179,10 @@ def example(
     return by_kernel([*launches, backward])
 
 
-def sorted_example(a: sorted_losses.Arguments, tuning: TritonTuning) -> dict[str, Launch]:
+def sorted_example(a: SortedArguments, tuning: TritonTuning) -> dict[str, Launch]:
     """The sort too, where it is Triton's."""
     (loss, coefficient, constant, state, scale), launches = plan_sorted_forward(a, tuning)
-    b = sorted_losses.BackwardArguments(
+    b = SortedBackwardArguments(
         loss,
         a.scores,
         coefficient,
@@ -196,7 +195,7 @@ def sorted_example(a: sorted_losses.Arguments, tuning: TritonTuning) -> dict[str
         a.temperature,
     )
     _, backward = plan_sorted_backward(b, tuning)
-    if a.offsets is None and a.labels.dtype == torch.float32 and a.labels.shape[1] <= sorted_losses.TRITON_SORTS:
+    if a.offsets is None and a.labels.dtype == torch.float32 and a.labels.shape[1] <= TRITON_SORTS:
         launches.append(plan_sort(a.labels)[1])
     return by_kernel([*launches, backward])
 

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from wassrank.ops.sorted_losses import TRITON_SORTS
+from wassrank.arguments import TRITON_SORTS
 
 from .launch import WARP, Launch, ceil_div, power_of_two, run
 

@@ -15,9 +15,8 @@ import triton.language as tl
 from torch import Tensor
 
 from wassrank import arguments
-from wassrank.arguments import BackwardArguments
+from wassrank.arguments import SORTED_STATE_WIDTH, BackwardArguments, SortedBackwardArguments
 from wassrank.codes import EXCLUDED, Reduction
-from wassrank.ops import sorted_losses
 from wassrank.reference.rows import compute_dtype
 from wassrank.tuning import TritonTuning, capability, triton_tuning
 
@@ -25,7 +24,7 @@ from .launch import Launch, backward_tile, ceil_div, packed_backward_tile
 from .rows import float64_scalar, list_bounds, load_levels, load_scores, load_target
 
 EXTRA = tl.constexpr(arguments.EXTRA)
-SORTED_WIDTH = tl.constexpr(sorted_losses.STATE_WIDTH)
+SORTED_WIDTH = tl.constexpr(SORTED_STATE_WIDTH)
 
 
 @triton.jit(do_not_specialize=["Q"])
@@ -328,7 +327,7 @@ def plan_backward(a: BackwardArguments, tuning: TritonTuning) -> tuple[Tensor, L
     )
 
 
-def plan_sorted_backward(a: sorted_losses.BackwardArguments, tuning: TritonTuning) -> tuple[Tensor, Launch]:
+def plan_sorted_backward(a: SortedBackwardArguments, tuning: TritonTuning) -> tuple[Tensor, Launch]:
     """The same for the sorted path."""
     _, N, K = sizes(a.scores, a.coefficient, a.offsets)
     return _plan_backward(
@@ -340,7 +339,7 @@ def plan_sorted_backward(a: sorted_losses.BackwardArguments, tuning: TritonTunin
 
 
 def _plan_backward(
-    a: BackwardArguments | sorted_losses.BackwardArguments,
+    a: BackwardArguments | SortedBackwardArguments,
     own: dict[str, Any],  # what the path has of its own
     labelled: Tensor,  # a number for each labelled passage
     tuning: TritonTuning,

@@ -21,8 +21,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from wassrank.ops.sorted_losses import STATE_WIDTH as WIDTH
-from wassrank.ops.sorted_losses import Arguments, BackwardArguments
+from wassrank.arguments import SORTED_STATE_WIDTH
+from wassrank.arguments import SortedArguments as Arguments
+from wassrank.arguments import SortedBackwardArguments as BackwardArguments
 from wassrank.reference.grade_wasserstein import TIE_ULPS
 from wassrank.reference.rows import compute_dtype
 from wassrank.tuning import TritonTuning
@@ -278,7 +279,7 @@ def plan_forward(
     loss, scale, row_loss, row_weight = reduced_outputs(scores, Q, a.reduction)
     coefficient = torch.empty_like(a.labels)
     constant = torch.empty_like(a.labels) if a.affine else scores.new_empty((0,), dtype=dtype)
-    state = scores.new_empty((Q, WIDTH), dtype=dtype)
+    state = scores.new_empty((Q, SORTED_STATE_WIDTH), dtype=dtype)
 
     others = others_read(N, K, a.in_batch)
     covers_row = a.target is not None and a.target.shape == scores.shape

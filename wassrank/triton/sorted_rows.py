@@ -17,13 +17,13 @@ import math
 import triton
 import triton.language as tl
 
-from wassrank.ops import sorted_losses
+from wassrank.arguments import SORTED_STATE_WIDTH
 
 from .rows import exp_below, list_bounds, load_scores, precise_log
 from .targets import GIVEN, LINEAR, SOFTMAX
 
 LOG2_E = tl.constexpr(math.log2(math.e))
-STATE_WIDTH = tl.constexpr(sorted_losses.STATE_WIDTH)
+STATE_WIDTH = tl.constexpr(SORTED_STATE_WIDTH)
 
 
 @triton.jit
