@@ -1,28 +1,16 @@
 // The order of each row's values: a stable sort of places.
 #pragma once
 
-#include <bit>
 #include <cstdint>
 #include <utility>
 #include <vector>
 
+#include "common/sort_key.h"
 #include "common/sorted_rows.h"
 #include "cpu/kernels.h"
 #include "cpu/share.h"
 
 namespace wassrank::cpu::WASSRANK_ISA {
-
-// A float's bits as an unsigned integer that sorts as the float does; NaN of either sign behind everything.
-inline uint32_t sort_key(float x) {
-  if (x != x) return ~0u;
-  const uint32_t bits = std::bit_cast<uint32_t>(x + 0.0f);  // -0 as 0
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-inline uint64_t sort_key(double x) {
-  if (x != x) return ~0ull;
-  const uint64_t bits = std::bit_cast<uint64_t>(x + 0.0);
-  return bits >> 63 ? ~bits : bits | (1ull << 63);
-}
 
 template <class Key>
 struct Entry {

@@ -10,6 +10,9 @@ from wassrank.backends import missing
 
 from . import checks
 
+LONGEST_ON_CUDA = {torch.float32: 8192, torch.float64: 4096}
+"""Of the rows a block of csrc/cuda/grade_order.cu holds."""
+
 
 def grade_order(values: Tensor, offsets: Tensor | None = None) -> Tensor:
     """The order in which `wassrank.grade_wasserstein` walks passages with float labels: their places by rising value.
@@ -31,7 +34,7 @@ def grade_order(values: Tensor, offsets: Tensor | None = None) -> Tensor:
         raise ValueError(f"values must be [Q, K], or [T] with offsets, got {tuple(values.shape)}")
     if values.dtype not in (torch.float32, torch.float64):
         values = values.float() if values.is_floating_point() else values.double()
-    if values.device.type == "cpu" and missing("native", "cpu") is None:
+    if _is_native(values, offsets):
         return ops.sorted_losses.order(values.contiguous(), offsets)
     if offsets is None:
         return values.argsort(dim=1, stable=True).int()
@@ -41,3 +44,11 @@ def grade_order(values: Tensor, offsets: Tensor | None = None) -> Tensor:
     by_value = values.argsort(stable=True)
     order = by_value[of[by_value].argsort(stable=True)]
     return (order - offsets[:-1].repeat_interleave(offsets.diff(), output_size=len(values))).int()
+
+
+def _is_native(values: Tensor, offsets: Tensor | None) -> bool:
+    """Whether the native extension sorts that; torch does otherwise."""
+    device = values.device
+    if device.type == "cuda" and (offsets is not None or values.shape[1] > LONGEST_ON_CUDA[values.dtype]):
+        return False
+    return missing("native", device.type, device.index) is None
