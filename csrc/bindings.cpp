@@ -193,7 +193,7 @@ Tensor read_inputs(const BackwardInputs& from, int64_t state_width, RowLossesBac
   return grad_scores;
 }
 
-// What one device does with the arguments; `scores` say which device.
+// What one device does with the arguments; `scores`, or values, say which device.
 template <class Arguments>
 using Run = void (*)(Arguments&, const Tensor& scores);
 
@@ -314,7 +314,8 @@ void sorted_backward_on_cpu(const SortedBackward& args, const Tensor&) {
   cpu::kernels().sorted_losses_backward(args, parallel_for);
 }
 
-Tensor grade_order_cpu(Tensor values, std::optional<Tensor> offsets) {
+template <Run<const GradeOrder> run>
+Tensor grade_order(Tensor values, std::optional<Tensor> offsets) {
   check_contiguous(values);
   GradeOrder args{};
   args.is_double = values.scalar_type() == ScalarType::Double;
@@ -326,17 +327,21 @@ Tensor grade_order_cpu(Tensor values, std::optional<Tensor> offsets) {
   if (offsets) {
     check_elements("offsets", *offsets, ScalarType::Long, args.rows + 1);
     args.offsets = static_cast<const int64_t*>(offsets->data_ptr());
-    check_offsets({.offsets = args.offsets, .Q = args.rows, .N = args.columns});
   }
   args.values = values.data_ptr();
   const Tensor order = torch::stable::new_empty(values, values.sizes(), ScalarType::Int);
   args.order = static_cast<int32_t*>(order.data_ptr());
-  cpu::kernels().grade_order(args, parallel_for);
+  run(args, values);
   return order;
 }
 
+void order_on_cpu(const GradeOrder& args, const Tensor&) {
+  if (args.offsets) check_offsets({.offsets = args.offsets, .Q = args.rows, .N = args.columns});
+  cpu::kernels().grade_order(args, parallel_for);
+}
+
 STABLE_TORCH_LIBRARY_IMPL(wassrank, CPU, library) {
-  library.impl("grade_order", TORCH_BOX(&grade_order_cpu));
+  library.impl("grade_order", TORCH_BOX(&grade_order<&order_on_cpu>));
   library.impl("sorted_losses", TORCH_BOX(&sorted_losses<&sorted_forward_on_cpu>));
   library.impl("sorted_losses_backward", TORCH_BOX(&sorted_losses_backward<&sorted_backward_on_cpu>));
   library.impl("level_losses", TORCH_BOX(&level_losses<&forward_on_cpu>));
@@ -375,7 +380,32 @@ void backward_on_cuda(const LevelLossesBackward& args, const Tensor& scores) {
   check_launch(cuda::level_losses_backward(args, tuning_for(scores), current_stream(scores)));
 }
 
+void sorted_forward_on_cuda(SortedForward& args, const Tensor& scores) {
+  const torch::stable::accelerator::DeviceGuard guard(scores.get_device_index());
+  const cuda::Tuning tuning = tuning_for(scores);
+  const auto bytes = static_cast<int64_t>(cuda::sorted_losses_workspace(args.rows, args.p, tuning));
+  const Tensor workspace = torch::stable::new_empty(scores, {2 * args.rows.Q}, computing(scores));
+  const Tensor lines = torch::stable::new_empty(scores, {bytes}, ScalarType::Byte);
+  args.workspace = workspace.data_ptr();
+  args.lines = lines.data_ptr();
+  check_launch(cuda::sorted_losses_forward(args, tuning, current_stream(scores)));
+}
+
+void sorted_backward_on_cuda(const SortedBackward& args, const Tensor& scores) {
+  const torch::stable::accelerator::DeviceGuard guard(scores.get_device_index());
+  check_launch(cuda::sorted_losses_backward(args, tuning_for(scores), current_stream(scores)));
+}
+
+void order_on_cuda(const GradeOrder& args, const Tensor& values) {
+  const torch::stable::accelerator::DeviceGuard guard(values.get_device_index());
+  if (args.offsets) throw std::invalid_argument("wassrank: CUDA's grade_order takes no packed lists");
+  check_launch(cuda::grade_order(args, current_stream(values)));
+}
+
 STABLE_TORCH_LIBRARY_IMPL(wassrank, CUDA, library) {
+  library.impl("grade_order", TORCH_BOX(&grade_order<&order_on_cuda>));
+  library.impl("sorted_losses", TORCH_BOX(&sorted_losses<&sorted_forward_on_cuda>));
+  library.impl("sorted_losses_backward", TORCH_BOX(&sorted_losses_backward<&sorted_backward_on_cuda>));
   library.impl("level_losses", TORCH_BOX(&level_losses<&forward_on_cuda>));
   library.impl("level_losses_backward", TORCH_BOX(&level_losses_backward<&backward_on_cuda>));
 }
@@ -399,7 +429,9 @@ int cuda_driver_version() {
 #endif
 }
 
-[[maybe_unused]] Dtype dtype_named(const std::string& name) {
+#if WASSRANK_WITH_CUDA
+
+Dtype dtype_named(const std::string& name) {
   if (name == "float64") return Dtype::float64;
   if (name == "float32") return Dtype::float32;
   if (name == "float16") return Dtype::float16;
@@ -407,33 +439,57 @@ int cuda_driver_version() {
   throw std::invalid_argument("dtype must be float64, float32, float16 or bfloat16, got \"" + name + "\"");
 }
 
-pybind11::list level_losses_launches(const std::string& dtype, int64_t Q, int64_t N, int64_t K, int in_batch,
-                                     int num_levels, bool reduced, int capability, bool affine) {
-#if WASSRANK_WITH_CUDA
+// Of rows whose lists, if they are packed, nobody looks at.
+Rows rows_of_size(const std::string& dtype, int64_t Q, int64_t N, int64_t K, int in_batch, int levels, bool packed) {
+  static constexpr int64_t kUnread = 0;
   Rows rows{};
   rows.dtype = dtype_named(dtype);
   rows.Q = Q;
   rows.N = N;
   rows.K = K;
   rows.in_batch = in_batch;
-  rows.levels = num_levels;
+  rows.levels = levels;
+  if (packed) rows.offsets = &kUnread;
   check_sizes(rows);
-  pybind11::list launches;
-  for (const auto& [kernel, shape] :
-       cuda::level_losses_launches(rows, affine, reduced ? Reduction::sum : Reduction::none, tunings.at(capability))) {
+  return rows;
+}
+
+pybind11::list as_list(const std::vector<cuda::Launch>& launches) {
+  pybind11::list list;
+  for (const auto& [kernel, shape] : launches) {
     const auto tuple = [](const cuda::Extent& of) { return pybind11::make_tuple(of.x, of.y, of.z); };
     pybind11::dict launch;
     launch["kernel"] = kernel;
     launch["grid"] = tuple(shape.grid);
     launch["block"] = tuple(shape.block);
     launch["shared_bytes"] = shape.shared_bytes;
-    launches.append(launch);
+    list.append(launch);
   }
-  return launches;
-#else
-  throw std::runtime_error("the extension was built without CUDA: it launches nothing");
-#endif
+  return list;
 }
+
+Reduction reduction_of(bool reduced) { return reduced ? Reduction::sum : Reduction::none; }
+
+pybind11::list level_losses_launches(const std::string& dtype, int64_t Q, int64_t N, int64_t K, int in_batch,
+                                     int num_levels, bool reduced, int capability, bool affine, bool packed) {
+  const Rows rows = rows_of_size(dtype, Q, N, K, in_batch, num_levels, packed);
+  return as_list(cuda::level_losses_launches(rows, affine, reduction_of(reduced), tunings.at(capability)));
+}
+
+std::pair<pybind11::list, size_t> sorted_losses_launches(const std::string& dtype, int64_t Q, int64_t N, int64_t K,
+                                                         int in_batch, double p, bool reduced, int capability,
+                                                         bool packed) {
+  const Rows rows = rows_of_size(dtype, Q, N, K, in_batch, 1, packed);
+  const cuda::Tuning tuning = tunings.at(capability);
+  return {as_list(cuda::sorted_losses_launches(rows, p, reduction_of(reduced), tuning)),
+          cuda::sorted_losses_workspace(rows, p, tuning)};
+}
+
+pybind11::list grade_order_launches(bool is_double, int64_t rows, int64_t columns) {
+  return as_list(cuda::grade_order_launches(is_double, rows, columns));
+}
+
+#endif  // WASSRANK_WITH_CUDA
 
 }  // namespace
 }  // namespace wassrank
@@ -466,10 +522,18 @@ PYBIND11_MODULE(_C, module) {
              pybind11::call_guard<gil_scoped_release>(), "And its backward.");
   module.def("cuda_driver_version", &cuda_driver_version,
              "The newest CUDA the driver here serves, 13000 for 13.0; 0 without a driver, or built without CUDA.");
+#if WASSRANK_WITH_CUDA
   module.def("level_losses_launches", &level_losses_launches, arg("dtype"), arg("Q"), arg("N"), arg("K"),
              arg("in_batch"), arg("num_levels"), arg("reduced"), arg("capability") = 0, arg("affine") = false,
+             arg("packed") = false,
              "What the CUDA kernels would be launched with, forward, reduction and backward, with the tuning of "
              "`capability`; affine: with InfoNCE or KL. Needs no GPU.");
+  module.def("sorted_losses_launches", &sorted_losses_launches, arg("dtype"), arg("Q"), arg("N"), arg("K"),
+             arg("in_batch"), arg("p"), arg("reduced"), arg("capability") = 0, arg("packed") = false,
+             "The same for labels that are floats, and the bytes of workspace the forward would ask for.");
+  module.def("grade_order_launches", &grade_order_launches, arg("is_double"), arg("rows"), arg("columns"),
+             "The same for the order of rows side by side.");
+#endif
   module.def(
       "tuning", [](int capability) { return cuda::values_of(tunings.at(capability)); }, arg("capability"),
       "How the CUDA kernels divide rows among threads on GPUs of `capability`, 90 for sm_90; 0: the defaults.");

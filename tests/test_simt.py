@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from simt.driver import MUTANTS, TUNING, Call, Drivers, Mutant, Result, Results
+from simt.driver import FEW_BLOCKS, MUTANTS, PROGRAMS, TUNING, Call, Drivers, Mutant, Result, Results
 from simt.huge import HUGE, Huge
 from simt.inputs import CONFORMANCE, OWN, TUNED, TUNINGS, Input, own, taking_part
+from simt.sorted_inputs import SORTED, SORTED_OWN, floats
 from test_conformance import FLOOR, GRADIENT_FLOOR, GRADIENT_TOLERANCE, LOSS_TOLERANCE, assert_close
 from torch import Tensor
 
@@ -24,21 +25,23 @@ from wassrank import _C
 from wassrank.arguments import Arguments
 from wassrank.codes import Reduction, Target
 
-INPUTS = [*OWN, *CONFORMANCE, *TUNED]
+INPUTS = [*OWN, *CONFORMANCE, *TUNED, *SORTED]
+# Kernels' ways through a row do not depend on the type scores are stored in, but for what SORTED_OWN has of each.
+SANITIZED = [i for i in INPUTS if i not in SORTED or i in SORTED_OWN or i.dtype == torch.float32]
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="the SIMT machine is built with g++")
 
 
 @pytest.fixture(scope="module")
 def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drivers]:
-    drivers = Drivers(tmp_path_factory.mktemp("simt"), [i.call for i in INPUTS])
+    drivers = Drivers(tmp_path_factory.mktemp("simt"), [i.call for i in SANITIZED])
     yield drivers
     drivers.close()
 
 
 @pytest.fixture(scope="module")
 def results(drivers: Drivers) -> dict[int, Result]:
-    return dict(zip(map(id, INPUTS), drivers["plain"].run([i.call for i in INPUTS]), strict=True))
+    return dict(zip(map(id, INPUTS), drivers.run([i.call for i in INPUTS]), strict=True))
 
 
 def poisoned(tensor: Tensor) -> Tensor:
@@ -54,7 +57,7 @@ def bits(tensor: Tensor) -> Tensor:
 
 
 def tensors(result: Result) -> tuple[Tensor, ...]:
-    return result.loss, result.state, result.scale, result.grad_scores
+    return result.loss, result.state, result.scale, result.grad_scores, *result.coefficients
 
 
 def check(given: Input, result: Result) -> None:
@@ -82,7 +85,7 @@ def test_agrees_with_the_reference(given: Input, results: dict[int, Result]) -> 
     check(given, results[id(given)])
 
 
-@pytest.mark.parametrize("given", [i for i in OWN if i.dtype.itemsize == 2], ids=str)
+@pytest.mark.parametrize("given", [i for i in [*OWN, *SORTED_OWN] if i.dtype.itemsize == 2], ids=str)
 def test_half_gradients_are_rounded_to_nearest(given: Input, results: dict[int, Result]) -> None:
     half_ulp = 0.51 * torch.finfo(given.dtype).eps
     smallest = half_ulp * torch.finfo(given.dtype).smallest_normal
@@ -128,16 +131,30 @@ def test_ties_have_no_gradient(results: dict[int, Result]) -> None:
         assert not results[id(given)].grad_scores.any(), given
 
 
-def test_memory_is_touched_only_where_it_may_be(drivers: Drivers, results: dict[int, Result]) -> None:
+def test_coefficients_are_nothing_where_a_passage_takes_no_part(results: dict[int, Result]) -> None:
+    for given in SORTED:
+        real = taking_part(given.call)
+        if not real.numel():
+            continue
+        if not given.case.dense and not given.case.packed:
+            real = real[own(given.call)].reshape(given.call.arguments.labels.shape)
+        for coefficient in results[id(given)].coefficients:
+            assert not coefficient[~real].any(), given
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_memory_is_touched_only_where_it_may_be(program: str, drivers: Drivers, results: dict[int, Result]) -> None:
     """And the bits are the same in another run of another build."""
-    found = drivers.sanitized["address"].result()
-    for given, result in zip(INPUTS, found, strict=True):
+    found = drivers.sanitized[program, "address"].result()
+    inputs = [given for given in SANITIZED if given.call.program == program]
+    for given, result in zip(inputs, found, strict=True):
         for one, other in zip(tensors(result), tensors(results[id(given)]), strict=True):
             assert torch.equal(bits(one), bits(other)), given
 
 
-def test_threads_do_not_race(drivers: Drivers) -> None:
-    drivers.sanitized["thread"].result()
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_threads_do_not_race(program: str, drivers: Drivers) -> None:
+    drivers.sanitized[program, "thread"].result()
 
 
 def test_a_list_of_a_million_among_short_ones(drivers: Drivers) -> None:
@@ -147,7 +164,7 @@ def test_a_list_of_a_million_among_short_ones(drivers: Drivers) -> None:
     scores, labels = torch.randn(total, generator=generator), torch.randint(0, 4, (total,), generator=generator).byte()
     offsets = torch.tensor([0, *lengths]).cumsum(0)
     arguments = Arguments(scores, labels, offsets=offsets, info_nce=0.5, kl=0.25, reduction=int(Reduction.none))
-    (found,) = drivers["plain"].run([Call(arguments, torch.ones(len(lengths)))])
+    (found,) = drivers.run([Call(arguments, torch.ones(len(lengths)))])
 
     wanted, losses = scores.double().requires_grad_(), []
     for begin, end in itertools.pairwise((0, 500, 501, len(lengths))):  # padded to the longest of each
@@ -162,13 +179,26 @@ def test_a_list_of_a_million_among_short_ones(drivers: Drivers) -> None:
         assert_close(one, other, 1e-5, 1e-7)
 
 
+@pytest.mark.parametrize("p", [1.0, 2.0])
+def test_a_row_of_a_hundred_thousand_points(p: float, drivers: Drivers) -> None:
+    given = floats("a long row", Q=1, K=100_000, mask="scores", p=p)
+    check(given, drivers.run([given.call])[0])
+
+
+def test_blocks_stride_over_rows_that_share_a_workspace(drivers: Drivers) -> None:
+    """More rows than blocks in flight: no row is left out, and none is overtaken by the next."""
+    (given,) = (i for i in SORTED_OWN if i.case.name == FEW_BLOCKS.input)
+    assert given.case.queries == 3
+    check(given, drivers.mutants[FEW_BLOCKS.name].result().run([given.call])[0])
+
+
 @pytest.mark.parametrize("huge", HUGE, ids=lambda huge: huge.__name__)
 def test_elements_beyond_32_bits_are_found(huge: Callable[[], Huge], drivers: Drivers) -> None:
     """State, loss and gradient at the end of arrays of 2^31 to 2^40 elements, by the blocks in the grids' corners."""
     given = huge()
     Q, N, _ = given.call.size or (0, 0, 0)
     assert N > 2**31 if given.call.arguments.offsets is not None else Q * N > 2**31
-    check_end(given, drivers["plain"].run([given.call])[0])
+    check_end(given, drivers.run([given.call])[0])
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -176,7 +206,7 @@ def test_a_broken_kernel_is_noticed(mutant: Mutant, drivers: Drivers) -> None:
     huge = {make.__name__: make for make in HUGE}.get(mutant.input)
     small = [i for i in INPUTS if i.case.name == mutant.input and i.dtype == torch.float32]
     given = huge() if huge else small[0]
-    process, data = drivers[mutant.name].start([given.call])
+    process, data = drivers.mutants[mutant.name].result().start([given.call])
     if mutant.seen not in ("poison", "numbers"):
         assert process.returncode != 0
         assert mutant.seen in process.stderr

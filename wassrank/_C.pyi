@@ -9,7 +9,7 @@ class BuildInfo(TypedDict):
     cpu_instruction_set_in_use: str
 
 class Launch(TypedDict):
-    kernel: str  # "forward_kernel", "reduce_kernel" or "backward_kernel"
+    kernel: str  # "forward_kernel", "reduce_kernel", "backward_kernel"; "sorted_forward_kernel", ...
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
     shared_bytes: int
@@ -18,6 +18,8 @@ def build_info() -> BuildInfo: ...
 def level_losses(*numbers: float) -> None: ...  # addresses and numbers, as wassrank/ops/direct.py passes them
 def level_losses_backward(*numbers: float) -> None: ...
 def cuda_driver_version() -> int: ...  # 13000 for 13.0; 0 without a driver
+
+# The three that follow: only where it was built with CUDA.
 def level_losses_launches(
     dtype: str,  # "float64", "float32", "float16" or "bfloat16"
     Q: int,
@@ -28,6 +30,19 @@ def level_losses_launches(
     reduced: bool,
     capability: int = 0,  # whose tuning; 0: the defaults
     affine: bool = False,  # with InfoNCE or KL
+    packed: bool = False,
 ) -> list[Launch]: ...
+def sorted_losses_launches(
+    dtype: str,
+    Q: int,
+    N: int,
+    K: int,
+    in_batch: int,  # -1: other queries' passages take no part
+    p: float,
+    reduced: bool,
+    capability: int = 0,
+    packed: bool = False,
+) -> tuple[list[Launch], int]: ...  # and the bytes of the forward's workspace
+def grade_order_launches(is_double: bool, rows: int, columns: int) -> list[Launch]: ...
 def tuning(capability: int) -> dict[str, int]: ...
 def set_tuning(capability: int, values: Mapping[str, int]) -> None: ...

@@ -20,6 +20,8 @@ struct SortedForward : RowLossesForward {
   // Outputs, as labels: own passages' c and, where terms are affine, b.
   void* coefficient;
   void* constant;
+  // CUDA only: room for what is kept of points (cuda/kernels.h says how much), as `workspace` is for the rows.
+  void* lines;
 };
 
 struct SortedBackward : RowLossesBackward {

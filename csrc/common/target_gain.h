@@ -18,6 +18,12 @@ WASSRANK_HOST_DEVICE inline double target_gain(Target target, int level, double 
   return 1;
 }
 
+// Of Target::linear and exp2, for a label that is any number; one below zero asks for nothing.
+WASSRANK_HOST_DEVICE inline double label_gain(Target target, double label) {
+  const double gain = target == Target::linear ? label : std::exp2(label) - 1;
+  return gain > 0 ? gain : 0;
+}
+
 // gain * log(gain), 0 where there is no gain: what an entropy is made of.
 WASSRANK_HOST_DEVICE inline double gain_log_gain(Target target, int level, double label_temperature) {
   const double gain = target_gain(target, level, label_temperature);

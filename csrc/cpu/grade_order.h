@@ -2,33 +2,23 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
 #include <cstdint>
 #include <utility>
 #include <vector>
 
+#include "common/sort_key.h"
 #include "common/sorted_rows.h"
 #include "cpu/kernels.h"
 #include "cpu/share.h"
 
 namespace wassrank::cpu::WASSRANK_ISA {
 
-// A float's bits as an unsigned integer that sorts as the float does; NaN of either sign behind everything.
-template <class Key, class C>
-Key sort_key(C x) {
-  constexpr int kSign = 8 * sizeof(Key) - 1;
-  const Key bits = std::bit_cast<Key>(x + C(0));  // -0 as 0
-  const Key flipped = bits ^ (bits >> kSign ? ~Key(0) : Key(1) << kSign);
-  return x != x ? ~Key(0) : flipped;
-}
-
 // A value's key and its place. A float's fit one word, which is moved at once.
 struct FloatEntry {
   using Key = uint32_t;
   uint64_t word;
   FloatEntry() = default;
-  FloatEntry(float x, int64_t place)
-      : word(static_cast<uint64_t>(sort_key<Key>(x)) << 32 | static_cast<uint32_t>(place)) {}
+  FloatEntry(float x, int64_t place) : word(static_cast<uint64_t>(sort_key(x)) << 32 | static_cast<uint32_t>(place)) {}
   Key key() const { return static_cast<Key>(word >> 32); }
   int32_t place() const { return static_cast<int32_t>(word); }
 };
@@ -37,7 +27,7 @@ struct DoubleEntry {
   Key key_;
   int32_t place_;
   DoubleEntry() = default;
-  DoubleEntry(double x, int64_t place) : key_(sort_key<Key>(x)), place_(static_cast<int32_t>(place)) {}
+  DoubleEntry(double x, int64_t place) : key_(sort_key(x)), place_(static_cast<int32_t>(place)) {}
   Key key() const { return key_; }
   int32_t place() const { return place_; }
 };

@@ -10,6 +10,7 @@
 
 #include "common/line_transport.h"
 #include "common/sorted_rows.h"
+#include "common/target_gain.h"
 #include "cpu/kernels.h"
 #include "cpu/pieces.h"
 #include "cpu/row_totals.h"
@@ -305,18 +306,14 @@ class SortedForwardPass {
         break;
       }
       default:
-        for (int64_t i = 0; i < own; ++i) w.gain[i] = static_cast<C>(plain_gain(labels[i]));
-        gains.one_other = plain_gain(args_.others_label);
+        for (int64_t i = 0; i < own; ++i) w.gain[i] = static_cast<C>(label_gain(args_.target_kind, labels[i]));
+        gains.one_other = label_gain(args_.target_kind, args_.others_label);
     }
 #pragma omp simd
     for (int64_t i = 0; i < own; ++i) w.gain[i] = w.score[i] == kNegInf<C> ? C(0) : w.gain[i];
     gains.others = args_.target_kind == Target::given ? others.target : others.count * gains.one_other;
     gains.total = gains.others + wide_sum(w.gain.data(), own);
     return gains;
-  }
-
-  double plain_gain(double y) const {
-    return std::max(0.0, args_.target_kind == Target::linear ? y : std::exp2(y) - 1);
   }
 
   void report_stray(const C* labels, const C* x, int64_t own, const Scratch<C>& w) {

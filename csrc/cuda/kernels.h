@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "common/rows.h"
+#include "common/sorted_rows.h"
 #include "cuda/tuning.h"
 
 namespace wassrank::cuda {
@@ -28,9 +29,22 @@ struct Launch {
 // error. Throw std::invalid_argument for sizes that no launch covers.
 const char* level_losses_forward(const LevelLossesForward& args, const Tuning& tuning, void* stream);
 const char* level_losses_backward(const LevelLossesBackward& args, const Tuning& tuning, void* stream);
+const char* sorted_losses_forward(const SortedForward& args, const Tuning& tuning, void* stream);
+const char* sorted_losses_backward(const SortedBackward& args, const Tuning& tuning, void* stream);
+// Of rows side by side, none longer than longest_order().
+const char* grade_order(const GradeOrder& args, void* stream);
+
+// What a block can hold of 4-byte and of 8-byte keys in 48 KiB of shared memory, with threads and values a thread that
+// are powers of two. wassrank/functional/grade_order.py has the same numbers.
+constexpr int64_t longest_order(bool is_double) { return is_double ? 4096 : 8192; }
+
+// Bytes of device memory SortedForward::lines must have for rows of that kind; mostly none.
+size_t sorted_losses_workspace(const Rows& rows, double p, const Tuning& tuning);
 
 // What the two would launch, forward first, for rows of which only whether they are packed is looked at, not what any
 // pointer points to. Needs no GPU.
 std::vector<Launch> level_losses_launches(const Rows& rows, bool affine, Reduction reduction, const Tuning& tuning);
+std::vector<Launch> sorted_losses_launches(const Rows& rows, double p, Reduction reduction, const Tuning& tuning);
+std::vector<Launch> grade_order_launches(bool is_double, int64_t rows, int64_t columns);
 
 }  // namespace wassrank::cuda

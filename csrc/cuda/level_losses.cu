@@ -7,17 +7,15 @@
 //
 // Kernels are compiled for plain terms and for affine ones (common/rows.h). Wasserstein alone is plain, and pays
 // nothing for what the others need.
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <optional>
-#include <stdexcept>
-#include <string>
 #include <type_traits>
 #include <vector>
 
 #include "cuda/columns.cuh"
 #include "cuda/grade_wasserstein.cuh"
+#include "cuda/gradient.cuh"
 #include "cuda/info_nce.cuh"
 #include "cuda/kernels.h"
 #include "cuda/launch.cuh"
@@ -28,6 +26,7 @@
 #include "cuda/row_loss.cuh"
 #include "cuda/rows.cuh"
 #include "cuda/scaled_exp.cuh"
+#include "cuda/shapes.cuh"
 #include "cuda/types.cuh"
 #include "cuda/warp.cuh"
 
@@ -47,34 +46,6 @@ template <class S, bool affine>
 constexpr int kForwardBlocks = sizeof(S) == 8 ? 1 : (affine ? 3 : 2);
 template <class S, bool affine>
 constexpr int kBackwardBlocks = sizeof(S) == 8 ? 2 : (affine ? 3 : 4);
-
-// CUDA's limits. In y the kernels go on in strides of the grid.
-constexpr int64_t kMaxGridX = (int64_t{1} << 31) - 1;
-constexpr int64_t kMaxGridY = 65535;
-
-// Columns that a row has; packed lists on average. Where lists begin only the device knows, and to wait for it would
-// take longer than what there is to gain: all get teams that suit their mean length. A list that is longer keeps its
-// team at work for longer, one that is shorter leaves threads idle.
-int64_t usual_columns(const Rows& rows) { return rows.offsets ? (rows.N + rows.Q - 1) / rows.Q : rows.N; }
-
-// Blocks of `rows_per_block` rows for all of them.
-unsigned blocks_of(const Rows& rows, int64_t rows_per_block) {
-  if (!rows.offsets && rows.N >= kMaxColumns) {
-    throw std::invalid_argument("rows of " + std::to_string(rows.N) + " scores: 2^30 or more are not supported");
-  }
-  const int64_t blocks = (rows.Q + rows_per_block - 1) / rows_per_block;
-  if (blocks > kMaxGridX) {
-    throw std::invalid_argument(std::to_string(rows.Q) + " rows need more than CUDA's 2^31 - 1 blocks: pass fewer");
-  }
-  return static_cast<unsigned>(blocks);
-}
-
-// What the forward writes besides the state: each row's loss and, if the rows are to be reduced, weight.
-template <class C>
-struct RowOutputs {
-  C* losses;
-  C* weights;
-};
 
 // The row's sums -> its loss, and the coefficients the backward needs. For the first warp of a team.
 template <class S, bool affine>
@@ -124,8 +95,7 @@ __device__ void finish(const LevelLossesForward& args, const LevelTables& tables
   }
   if (lane == 0) {
     state[layout.max()] = found.counts ? sums.max : C(0);
-    outputs.losses[row_index] = static_cast<C>(found.loss * factor);
-    if (outputs.weights) outputs.weights[row_index] = static_cast<C>(weight);
+    outputs.set(row_index, found.loss * factor, weight);
     if (row_index == 0 && args.reduction == Reduction::none) *static_cast<C*>(args.scale) = 1;
   }
 }
@@ -179,31 +149,17 @@ std::optional<Shape> forward_shape(const Rows& rows, const Tuning& tuning) {
 template <class S, bool affine>
 const char* forward(const LevelLossesForward& args, const Tuning& tuning, void* stream) {
   using C = Computing<S>;
-  const Rows& rows = args.rows;
-  C* const workspace = static_cast<C*>(args.workspace);
-  const bool per_row = args.reduction == Reduction::none;
-  const RowOutputs<C> outputs{per_row ? static_cast<C*>(args.loss) : workspace, per_row ? nullptr : workspace + rows.Q};
-  const char* error = nullptr;
-  if (const auto shape = forward_shape<S, affine>(rows, tuning)) {
-    error = launch(forward_kernel<S, affine>, *shape, stream, args, LevelTables(args), ScaledExp<C>(rows.temperature),
-                   outputs);
+  const RowOutputs<C> outputs(args);
+  if (const auto shape = forward_shape<S, affine>(args.rows, tuning)) {
+    if (const char* error = launch(forward_kernel<S, affine>, *shape, stream, args, LevelTables(args),
+                                   ScaledExp<C>(args.rows.temperature), outputs)) {
+      return error;
+    }
   }
-  if (const auto shape = reduce_shape(rows.Q, args.reduction); shape && !error) {
-    C* const loss = per_row ? nullptr : static_cast<C*>(args.loss);
-    error = launch(reduce_kernel<C>, *shape, stream, outputs.losses, outputs.weights, rows.Q,
-                   args.reduction == Reduction::mean, loss, static_cast<C*>(args.scale));
-  }
-  return error;
+  return reduce(args, outputs, stream);
 }
 
-// A gradient is c e + b; b only where terms are affine.
-template <class C>
-struct Coefficients {
-  C c, b;
-};
-
-// blockDim = (threads a row, rows a block), gridDim.y = chunks of a row. A level's coefficients are in the lane of its
-// number, level 0's in the remaining lanes too.
+// A level's coefficients are in the lane of its number, level 0's in the remaining lanes too.
 template <class S, bool affine>
 __global__ void __launch_bounds__(kMaxBackwardThreads, kBackwardBlocks<S, affine>)
     backward_kernel(const __grid_constant__ LevelLossesBackward args, const ScaledExp<Computing<S>> scaled_exp) {
@@ -215,84 +171,36 @@ __global__ void __launch_bounds__(kMaxBackwardThreads, kBackwardBlocks<S, affine
   const int levels = rows.levels, lane = threadIdx.x % kWarp;
   const StateLayout layout{levels, affine};
   const C* const state = static_cast<const C*>(args.state) + row_index * layout.width();
-  const C upstream =
-      static_cast<const C*>(args.grad_loss)[args.grad_per_row ? row_index : 0] * *static_cast<const C*>(args.scale);
+  const Upstream<C> upstream(args, row_index);
   const int level = lane < levels ? lane : 0;
-  const C max = state[layout.max()];
-  const Coefficients<C> of_level{upstream * state[level], affine ? upstream * state[layout.constant(level)] : C(0)};
-  // Rows without coefficients have no maximum either: s - 0 could overflow.
-  bool any = state[level] != 0;
-  if constexpr (affine) {
-    for (int i = levels + lane; i < layout.max(); i += kWarp) any = any || state[i] != 0;
-  }
-  any = __any_sync(kAllLanes, any);
+  const Coefficients<C> of_level{upstream(state[level]), affine ? upstream(state[layout.constant(level)]) : C(0)};
 
   const Row<S> row(rows, row_index);
   const Team team{static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x), static_cast<int>(blockIdx.y),
                   static_cast<int>(gridDim.y)};
-  S* const gradient = static_cast<S*>(args.grad_scores) + row.begin;
-  const C of_target = affine ? upstream * state[layout.target_factor()] : C(0);
-  // factors(u, w): the coefficients of that column. target: null where of_target is not to be looked at.
-  const auto write = [&](const auto& hand, const auto& score, const C* target, auto factors) {
-    using Hand = std::decay_t<decltype(hand)>;
-#pragma unroll
-    for (int u = 0; u < Hand::count; ++u) {
-      Run<C, Hand::width> share;
-      if constexpr (affine) {
-        share.fill(0);
-        if (target && hand.has(u)) share.load(target + hand.column(u));
-      }
-      S result[Hand::width];
-#pragma unroll
-      for (int w = 0; w < Hand::width; ++w) {
-        const Coefficients<C> of = factors(u, w);
-        C g = of.c * scaled_exp(score[u][w] - max);
-        if constexpr (affine) g += of.b + of_target * share[w];
-        result[w] = narrow<S>(any && score[u][w] != -kInf<C> ? g : C(0));
-      }
-      Run<S, Hand::width> run;
-      run.assign(result);
-      if (hand.has(u)) run.store(gradient + hand.column(u));
-    }
-  };
-
-  const bool given = affine && args.target, for_all = args.target_width == rows.N;
-  const C* const target = given ? static_cast<const C*>(args.target) + (for_all ? row.begin : row.own_offset) : nullptr;
+  const C f = affine ? upstream(state[layout.target_factor()]) : C(0);
+  const GradientWriter<S, affine> writer(args, row, scaled_exp, state[layout.max()], f);
   const bool excluded = rows.in_batch == kExcluded;
   Coefficients<C> others{__shfl_sync(kAllLanes, of_level.c, excluded ? 0 : rows.in_batch)};
-  if constexpr (affine) others.b = upstream * state[layout.others()];
-  walk<Row<S>::kSlots, Row<S>::kWidth>(
-      row.other_stretches(), team,
-      [&](const auto& hand) {
-        Passages<C, std::decay_t<decltype(hand)>> passages;
-        if (excluded) {
-          for_each(passages.score, [&](int u, int w, C) { passages.score[u][w] = -kInf<C>; });
-        } else {
-          row.load_scores(hand, passages.score);
-        }
-        return passages;
-      },
-      [&](const auto& hand, const auto& passages) {
-        write(hand, passages.score, for_all ? target : nullptr, [&](int, int) { return others; });
-      });
+  if constexpr (affine) others.b = upstream(state[layout.others()]);
+  writer.write_others(team, !excluded, others);
 
   int positive = -1;  // its column
   C b_of_positive{};
   if constexpr (affine) {
     if (args.positives) positive = row.own_column(args.positives[row_index]);
-    b_of_positive = upstream * state[layout.positive()];
+    b_of_positive = upstream(state[layout.positive()]);
   }
   walk<Row<S>::kLabelledSlots, Row<S>::kWidth>(
       row.own_stretch(), team,
       [&](const auto& hand) {
-        Passages<C, std::decay_t<decltype(hand)>> passages;
-        row.load_scores(hand, passages.score);
+        auto passages = row.load_passages(hand);
         row.load_levels(hand, passages.level);
         return passages;
       },
       [&](const auto& hand, const auto& passages) {
         // A label that is no grade finds level 0: its passage takes no part, or all the row's coefficients are NaN.
-        write(hand, passages.score, target, [&](int u, int w) {
+        writer.write(hand, passages.score, writer.target(), [&](int u, int w) {
           const int from = passages.level[u][w] % kWarp;
           Coefficients<C> of{__shfl_sync(kAllLanes, of_level.c, from)};
           if constexpr (affine) {
@@ -302,19 +210,6 @@ __global__ void __launch_bounds__(kMaxBackwardThreads, kBackwardBlocks<S, affine
           return of;
         });
       });
-}
-
-template <class S>
-std::optional<Shape> backward_shape(const Rows& rows, const Tuning& tuning) {
-  if (rows.Q == 0 || rows.N == 0) return std::nullopt;
-  const int64_t slots = usual_columns(rows) / Row<S>::kWidth + 1;
-  const int slots_at_a_time = all_are_own(rows) ? Row<S>::kLabelledSlots : Row<S>::kSlots;
-  int team = kWarp;
-  while (team < tuning.backward_threads && team * slots_at_a_time < slots) team *= 2;
-  const unsigned rows_per_block = tuning.backward_threads / team;
-  const int64_t round = team * slots_at_a_time;
-  const auto chunks = static_cast<unsigned>(std::min(kMaxGridY, (slots + round - 1) / round));
-  return Shape{{blocks_of(rows, rows_per_block), chunks}, {static_cast<unsigned>(team), rows_per_block}};
 }
 
 // Bytes: what the forward read, a target only where listwise KL has it, and the state; Q * N gradients written.

@@ -13,71 +13,12 @@
 #include <cstdint>
 
 #include "common/rows.h"
+#include "cuda/row_sums.cuh"
 #include "cuda/rows.cuh"
 #include "cuda/scaled_exp.cuh"
 #include "cuda/warp.cuh"
 
 namespace wassrank::cuda {
-
-// From one reference to a higher one: how much higher, and e^{-drop / temperature}.
-template <class C>
-struct Shift {
-  C drop = 0, scale = 1;
-
-  // Up to `base`; there is nothing to shift where the reference is -inf.
-  __device__ static Shift from(C reference, C base, const ScaledExp<C>& scaled_exp) {
-    return {reference == -kInf<C> ? C(0) : base - reference, scaled_exp(reference - base)};
-  }
-};
-
-// Sums over passages, relative to a reference among the scores: of one thread in C, where a count is exact, for a
-// thread sees no more than 2^24 columns (cuda/tuning.h, cuda/columns.cuh); of several in double.
-template <class T, bool affine>
-struct alignas(2 * sizeof(T)) Sums {
-  T mass, share;  // of e^{x / temperature}, x = s - reference; of 1, or of what a given target has for them
-
-  __device__ static Sums all(T value) { return {value, value}; }
-  __device__ T passages() const { return share; }
-  template <class C>
-  __device__ void shift(const Shift<C>& by) {
-    mass *= by.scale;
-  }
-  template <class P, class C>
-  __device__ void add(const Sums<P, affine>& part, const Shift<C>& by) {
-    mass += part.mass * by.scale;
-    share += part.share;
-  }
-  __device__ void sum_lanes(int period) {
-    mass = warp_sum(mass, period);
-    share = warp_sum(share, period);
-  }
-};
-
-template <class T>
-struct alignas(16) Sums<T, true> {
-  T mass, share, count, sum;  // share: as given, or nothing; sum: of x
-
-  __device__ static Sums all(T value) { return {value, value, value, value}; }
-  __device__ T passages() const { return count; }
-  template <class C>
-  __device__ void shift(const Shift<C>& by) {
-    mass *= by.scale;
-    sum -= count * by.drop;
-  }
-  template <class P, class C>
-  __device__ void add(const Sums<P, true>& part, const Shift<C>& by) {
-    mass += part.mass * by.scale;
-    share += part.share;
-    count += part.count;
-    sum += part.sum - static_cast<T>(part.count) * by.drop;
-  }
-  __device__ void sum_lanes(int period) {
-    mass = warp_sum(mass, period);
-    share = warp_sum(share, period);
-    count = warp_sum(count, period);
-    sum = warp_sum(sum, period);
-  }
-};
 
 // Of a row, relative to its maximum.
 template <class C, bool affine>
@@ -124,6 +65,7 @@ class LevelPass {
       : row_(row),
         team_(team),
         scaled_exp_(scaled_exp),
+        reference_(scaled_exp),
         share_(share),
         memory_(memory),
         threads_(blockDim.x * blockDim.y),
@@ -135,34 +77,7 @@ class LevelPass {
 
   // Other queries' passages, all of level `level`. Before add_own: as long as the bins are empty they need no scaling.
   __device__ void add_others(int level) {
-    Bin sum{};
-    walk<Row<S>::kSlots, Row<S>::kWidth>(
-        row_.other_stretches(), team_, [&](const auto& hand) { return load<false>(hand); },
-        [&](const auto& hand, const auto& passages) {
-          sum.shift(raise(passages.score));
-          C mass = 0, lowest = kInf<C>, total = 0;
-          for_each(passages.score, [&](int, int, C score) {
-            const C x = score - base();
-            mass += scaled_exp_(x);
-            lowest = std::fmin(lowest, score);
-            if constexpr (affine) total += x;
-          });
-          sum.mass += mass;
-          int real = hand.count * hand.width;
-          if (lowest == -kInf<C>) {
-            total = 0;
-            for_each(passages.score, [&](int, int, C score) {
-              real -= score == -kInf<C>;
-              if constexpr (affine) total += score == -kInf<C> ? C(0) : score - base();
-            });
-          }
-          if constexpr (affine) {
-            sum.count += static_cast<C>(real);
-            sum.sum += total;
-          } else {
-            sum.share += static_cast<C>(real);
-          }
-        });
+    Bin sum = sum_others<affine>(row_, team_, scaled_exp_, reference_);
     if constexpr (!affine) sum.share *= share_;
     bin(others_slot(level), thread_) = sum;
   }
@@ -170,9 +85,9 @@ class LevelPass {
   // The row's own passages, whose levels the labels give.
   __device__ void add_own() {
     walk<Row<S>::kLabelledSlots, Row<S>::kWidth>(
-        row_.own_stretch(), team_, [&](const auto& hand) { return load<true>(hand); },
+        row_.own_stretch(), team_, [&](const auto& hand) { return load(hand); },
         [&](const auto&, const auto& passages) {
-          const Shift<C> rise = raise(passages.score);
+          const Shift<C> rise = reference_.raise(passages.score);
           if (rise.scale != 1) {
 #pragma unroll 1
             for (int l = 0; l < Memory::bin_slots(levels_); ++l) bin(l, thread_).shift(rise);
@@ -180,7 +95,7 @@ class LevelPass {
           for_each(passages.score, [&](int u, int w, C score) {
             Bin& to = bin(passages.level[u][w], thread_);
             Bin sum = to;
-            const C x = score - base();
+            const C x = score - reference_.base();
             sum.mass += scaled_exp_(x);
             if constexpr (affine) {
               sum.count += score == -kInf<C> ? C(0) : C(1);
@@ -196,19 +111,13 @@ class LevelPass {
   // Given shares, in walks of their own that find the scores in the cache: together with the exponentials they would
   // not fit the registers. `given` holds a column's share at that column. After add_own: the reference is the last one.
   __device__ void add_given_to_others(int level, const C* given) {
-    C sum = 0;
-    walk<Row<S>::kLabelledSlots, Row<S>::kWidth>(
-        row_.other_stretches(), team_, [&](const auto& hand) { return load<false>(hand); },
-        [&](const auto& hand, const auto& passages) {
-          for_each_share(hand, passages.score, given, [&](int, int, C share) { sum += share; });
-        });
-    bin(others_slot(level), thread_).share += sum;
+    bin(others_slot(level), thread_).share += cuda::add_given_to_others(row_, team_, given, reference_, given_);
   }
   __device__ void add_given_to_own(const C* given) {
     walk<Row<S>::kLabelledSlots, Row<S>::kWidth>(
-        row_.own_stretch(), team_, [&](const auto& hand) { return load<true>(hand); },
+        row_.own_stretch(), team_, [&](const auto& hand) { return load(hand); },
         [&](const auto& hand, const auto& passages) {
-          for_each_share(hand, passages.score, given, [&](int u, int w, C share) {
+          add_given(hand, passages.score, given, reference_, given_, [&](int u, int w, C share) {
             const int level = passages.level[u][w];
             bin(level, thread_).share += level < levels_ ? share : C(1);  // whatever is given, it is seen
           });
@@ -224,60 +133,22 @@ class LevelPass {
   }
 
  private:
-  // How far scores may rise above a thread's reference before its sums are scaled down to a new one: sums may then hold
-  // terms up to 2^8 (e^8 in double), far from overflow, and most rows never rescale, which saves work and rounding.
-  static constexpr C kSlack = 8;
-
   __device__ Bin& bin(int level, int thread) const { return memory_.bins[level * threads_ + thread]; }
   __device__ int others_slot(int level) const { return affine ? levels_ + 1 : level; }
-  // What scores are taken relative to: finite, or +inf, which makes NaN of a +inf score.
-  __device__ C base() const { return reference_ == -kInf<C> ? C(0) : reference_; }
 
-  template <bool with_levels, class Hand>
+  template <class Hand>
   __device__ Passages<C, Hand> load(const Hand& hand) const {
-    Passages<C, Hand> passages;
-    row_.load_scores(hand, passages.score);
-    if constexpr (with_levels) row_.load_levels(hand, passages.level);
+    Passages<C, Hand> passages = row_.load_passages(hand);
+    row_.load_levels(hand, passages.level);
     return passages;
-  }
-
-  // Makes room for scores x; returns what the sums so far must be shifted by. As long as there is no reference they
-  // hold zeros and NaNs, and nothing will do.
-  template <int count, int width>
-  __device__ Shift<C> raise(const C (&x)[count][width]) {
-    C highest = -kInf<C>;
-    for_each(x, [&](int, int, C score) { highest = std::fmax(highest, score); });
-    top_ = std::fmax(top_, highest);
-    if (!((highest - reference_) * scaled_exp_.factor > kSlack)) return {};
-    const C before = reference_;
-    reference_ = highest;
-    return before == -kInf<C> ? Shift<C>{} : Shift<C>::from(before, highest, scaled_exp_);
-  }
-
-  // Calls body(u, w, share) for the passages that take part.
-  template <class Hand, class Body>
-  __device__ void for_each_share(const Hand& hand, const C (&score)[Hand::count][Hand::width], const C* given,
-                                 Body body) {
-    Loaded<C, Hand> share;
-    share.load(hand, given, 0);
-    for_each(score, [&](int u, int w, C s) {
-      if (s == -kInf<C>) return;
-      const C T = share.piece[u][w];
-      body(u, w, T);
-      if constexpr (affine) {
-        given_.share += T > 0 ? T * std::log(T) : C(0);
-        given_.count += T;
-        given_.sum += T * (s - base());
-      }
-    });
   }
 
   // Adds the lanes' bins up, relative to the warp's maximum. Lanes are dealt to the levels in groups of `period`; each
   // lane walks its group's threads from a place of its own, so that no two lanes read the same bank.
   __device__ LevelSums<C, affine> sum_warp() {
     const int lane = thread_ % kWarp, first = thread_ - lane;
-    const C max = warp_max(top_);
-    const auto shift = Shift<C>::from(reference_, max == -kInf<C> ? C(0) : max, scaled_exp_);
+    const C max = warp_max(reference_.top());
+    const auto shift = reference_.up_to(max);
     const int period = levels_ == 1 ? 1 : 1 << (kWarp - __clz(levels_ - 1));  // the power of two that holds the levels
     const int level = lane % period, group = lane - level;
     __syncwarp();
@@ -334,12 +205,11 @@ class LevelPass {
   const Row<S>& row_;
   const Team& team_;
   const ScaledExp<C>& scaled_exp_;
+  Reference<C> reference_;
   const C share_;
   const Memory memory_;
   const int threads_, thread_, levels_;
-  C reference_ = -kInf<C>;  // what the thread's sums are relative to
-  C top_ = -kInf<C>;        // the highest score it has seen
-  Bin given_{};             // LevelSums::given, of the thread
+  Bin given_{};  // LevelSums::given, of the thread
 };
 
 }  // namespace wassrank::cuda

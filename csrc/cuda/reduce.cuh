@@ -7,6 +7,7 @@
 #include "common/rows.h"
 #include "cuda/intrinsics.cuh"
 #include "cuda/kernels.h"
+#include "cuda/launch.cuh"
 #include "cuda/warp.cuh"
 
 namespace wassrank::cuda {
@@ -44,11 +45,39 @@ __global__ void __launch_bounds__(kReduceThreads)
   }
 }
 
+// What a forward writes besides the state: each row's loss and, if the rows are to be reduced, weight.
+template <class C>
+struct RowOutputs {
+  C* losses;
+  C* weights;
+
+  explicit RowOutputs(const RowLossesForward& args) : losses(static_cast<C*>(args.loss)), weights(nullptr) {
+    if (args.reduction == Reduction::none) return;
+    losses = static_cast<C*>(args.workspace);
+    weights = losses + args.rows.Q;
+  }
+
+  __device__ void set(int64_t row, double loss, double weight) const {
+    losses[row] = static_cast<C>(loss);
+    if (weights) weights[row] = static_cast<C>(weight);
+  }
+};
+
 // Reads 2 * rows numbers and adds them. One block: a few thousand rows take less time than a second launch would.
 // Without a reduction the rows' losses are the result, and only an empty batch's scale is left to write.
 inline std::optional<Shape> reduce_shape(int64_t rows, Reduction reduction) {
   if (reduction == Reduction::none && rows > 0) return std::nullopt;
   return Shape{{1}, {kReduceThreads}, 2 * kReduceThreads / kWarp * sizeof(double)};
+}
+
+// After a kernel that set them.
+template <class C>
+const char* reduce(const RowLossesForward& args, const RowOutputs<C>& outputs, void* stream) {
+  const auto shape = reduce_shape(args.rows.Q, args.reduction);
+  if (!shape) return nullptr;
+  C* const loss = args.reduction == Reduction::none ? nullptr : static_cast<C*>(args.loss);
+  return launch(reduce_kernel<C>, *shape, stream, outputs.losses, outputs.weights, args.rows.Q,
+                args.reduction == Reduction::mean, loss, static_cast<C*>(args.scale));
 }
 
 }  // namespace wassrank::cuda

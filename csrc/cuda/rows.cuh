@@ -88,6 +88,19 @@ struct Row {
     if (mask) for_each(score, [&](int u, int w, C s) { score[u][w] = real.piece[u][w] ? s : -kInf<C>; });
   }
 
+  template <class Hand>
+  __device__ Passages<C, Hand> load_passages(const Hand& hand) const {  // without their levels
+    Passages<C, Hand> passages;
+    load_scores(hand, passages.score);
+    return passages;
+  }
+
+  __device__ C score(int column) const {
+    C score[1][1];
+    load_scores(EdgeInHand{column, true}, score);
+    return score[0][0];
+  }
+
   // Of the row's own columns. Read as unsigned: a negative label is then too large to be a grade, as it should be.
   template <class Hand>
   __device__ void load_levels(const Hand& hand, Run<uint8_t, Hand::width> (&level)[Hand::count]) const {

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "common/rows.h"
 #include "cuda/intrinsics.cuh"
 
 namespace wassrank::cuda {
@@ -14,14 +15,15 @@ struct ScaledExp;
 template <>
 struct ScaledExp<float> {
   float factor;
-  explicit ScaledExp(double temperature) : factor(static_cast<float>(1.4426950408889634 / temperature)) {}  // log2(e)
+  WASSRANK_HOST_DEVICE explicit ScaledExp(double temperature)
+      : factor(static_cast<float>(1.4426950408889634 / temperature)) {}  // log2(e)
   __device__ float operator()(float difference) const { return exp2_flushed(difference * factor); }
 };
 
 template <>
 struct ScaledExp<double> {
   double factor;
-  explicit ScaledExp(double temperature) : factor(1 / temperature) {}
+  WASSRANK_HOST_DEVICE explicit ScaledExp(double temperature) : factor(1 / temperature) {}
   __device__ double operator()(double difference) const { return std::exp(difference * factor); }
 };
 

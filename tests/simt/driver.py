@@ -1,4 +1,4 @@
-"""Builds tests/simt/driver.cpp with csrc/cuda, and passes calls to it and results back."""
+"""Builds the programs of tests/simt with csrc/cuda, and passes calls to them and results back."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import shutil
 import struct
 import subprocess
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from wassrank.arguments import Arguments
+from wassrank.arguments import SORTED_STATE_WIDTH, Arguments, SortedArguments
 from wassrank.codes import Reduction
 from wassrank.reference.rows import compute_dtype
 
@@ -25,21 +25,29 @@ DTYPES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 
 TUNING = {"warp_slots": 256, "slots_per_thread": 4, "max_team": 512, "short_row_threads": 128, "backward_threads": 256}
 
 
+PROGRAMS = ("level_losses", "sorted_losses")
+
+
 @dataclass(frozen=True)
 class Call:
-    """What `wassrank::level_losses` takes, and the gradient of its loss for the operator's backward.
+    """What `wassrank::level_losses` or `wassrank::sorted_losses` takes, and the gradient of its loss for the operator's
+    backward.
 
-    Of a batch too large to hold, the tensors are the end: `size` is the whole one's Q, N and K. See driver.cpp.
+    Of a batch too large to hold, the tensors are the end: `size` is the whole one's Q, N and K. See driver.h.
     """
 
-    arguments: Arguments
+    arguments: Arguments | SortedArguments
     grad_loss: Tensor  # [] or [Q]
     misaligned: int = 0  # elements between a 16-byte boundary and the first score
     tuning: dict[str, int] = field(default_factory=dict)  # what differs from the defaults
     size: tuple[int, int, int] | None = None
 
+    @property
+    def program(self) -> str:
+        return PROGRAMS[isinstance(self.arguments, SortedArguments)]
+
     def as_bytes(self) -> bytes:
-        """`Header` of driver.cpp and the arrays."""
+        """`Header` of driver.h and the arrays."""
         a = self.arguments
         Q, N, K = self.size or (a.queries, a.scores.shape[-1], a.labels.shape[-1])
         integers = (
@@ -50,7 +58,7 @@ class Call:
             a.labels.element_size(),
             a.labels.dtype != torch.uint8,
             a.in_batch,
-            a.num_levels,
+            a.num_levels if isinstance(a, Arguments) else 1,
             a.target_kind,
             0 if a.target is None else N if a.offsets is not None else a.target.shape[1],
             a.reduction,
@@ -65,7 +73,8 @@ class Call:
             *((self.rows, a.scores.numel()) if self.size else (0, 0)),
             *(TUNING | self.tuning).values(),
         )
-        numbers = (a.wasserstein, a.info_nce, a.kl, a.p, a.temperature, a.label_temperature)
+        others_label = 0.0 if isinstance(a, Arguments) else a.others_label
+        numbers = (a.wasserstein, a.info_nce, a.kl, a.p, a.temperature, a.label_temperature, others_label)
         header = struct.pack(f"<{len(integers)}q{len(numbers)}d", *integers, *numbers)
         tensors = (
             a.scores,
@@ -76,8 +85,8 @@ class Call:
             a.label_temperatures,
             a.positives,
             a.offsets,
-            a.position,
             self.grad_loss,
+            *((a.position,) if isinstance(a, Arguments) else (a.order, a.position)),
         )
         return header + b"".join(struct.pack("<q", len(array)) + array for array in map(as_bytes, tensors))
 
@@ -94,6 +103,7 @@ class Result:
     state: Tensor  # [Q, its width]
     scale: Tensor  # []
     grad_scores: Tensor  # as the scores
+    coefficients: tuple[Tensor, ...] = ()  # of the sorted path: as the labels, and again where there are two
 
 
 def as_bytes(tensor: Tensor | None) -> bytes:
@@ -117,12 +127,17 @@ class Results:
     def of(self, call: Call) -> Result:
         a = call.arguments
         C = compute_dtype(a.scores.dtype)
-        return Result(
+        width = a.state_width if isinstance(a, Arguments) else SORTED_STATE_WIDTH
+        result = Result(
             loss=self.tensor((call.rows,) if a.reduction == Reduction.none else (), C),
-            state=self.tensor((call.rows, a.state_width), C),
+            state=self.tensor((call.rows, width), C),
             scale=self.tensor((), C),
             grad_scores=self.tensor(tuple(a.scores.shape), a.scores.dtype),
         )
+        if isinstance(a, Arguments) or call.size:
+            return result
+        count = 2 if a.affine else 1
+        return replace(result, coefficients=tuple(self.tensor(tuple(a.labels.shape), C) for _ in range(count)))
 
 
 def execute(command: list[str]) -> subprocess.CompletedProcess[str]:
@@ -148,14 +163,14 @@ def compiled(target: Path, sanitizer: str, files: Sequence[str], sources: Path =
 
 @dataclass(frozen=True)
 class Driver:
-    """tests/simt/driver.cpp and csrc/cuda, compiled into one program."""
+    """One of PROGRAMS with its part of csrc/cuda."""
 
     program: Path
 
     @staticmethod
-    def build(folder: Path, sanitizer: str, main: Path, sources: Path = ROOT / "csrc") -> Driver:
-        files = [str(main), "-x", "c++", str(sources / "cuda" / "level_losses.cu")]
-        return Driver(compiled(folder / f"driver_{sanitizer}", sanitizer, files, sources))
+    def build(folder: Path, program: str, sanitizer: str, main: Path, sources: Path = ROOT / "csrc") -> Driver:
+        files = [str(main), "-x", "c++", str(sources / "cuda" / f"{program}.cu")]
+        return Driver(compiled(folder / f"{program}_{sanitizer}", sanitizer, files, sources))
 
     def start(self, calls: Sequence[Call]) -> tuple[subprocess.CompletedProcess[str], bytes]:
         given, results = self.program.with_suffix(".calls"), self.program.with_suffix(".results")
@@ -188,18 +203,21 @@ class Mutant:
     sanitizer: str
     seen: str  # on stderr; or "poison" or "numbers" in the results
     input: str
+    program: str = "level_losses"
 
 
 RACE, OVERFLOW, STUCK = ("thread", "data race"), ("address", "heap-buffer-overflow"), ("plain", "others do not reach")
 POISON, NUMBERS = ("plain", "poison"), ("plain", "numbers")
 KERNEL, SUMS, ROWS = "level_losses.cu", "level_sums.cuh", "rows.cuh"
+PIECES, WRITER = "row_sums.cuh", "gradient.cuh"
+IN_BATCH = "info_nce_in_batch"
 MUTANTS = [
     Mutant("no barrier before sums are read", SUMS, "__syncthreads();", "", *RACE, "block rows"),
     Mutant("no barrier before warps' losses are read", "reduce.cuh", "__syncthreads();", "", *RACE, "in_batch"),
     Mutant("no barrier before lanes' bins are read", SUMS, "__syncwarp();", "", *RACE, "in_batch"),
     Mutant("a barrier for some", SUMS, "__syncthreads();", "if (lane) __syncthreads();", *STUCK, "block rows"),
     Mutant("a slot too many", "columns.cuh", "step < stretches", "step <= stretches", *OVERFLOW, "dense"),
-    Mutant("a gradient one column on", KERNEL, "gradient + hand", "gradient + 1 + hand", *OVERFLOW, "dense"),
+    Mutant("a gradient one column on", WRITER, "gradient_ + hand", "gradient_ + 1 + hand", *OVERFLOW, "dense"),
     Mutant("a state one row on", KERNEL, "(args.state) + row", "(args.state) + 1 + row", *OVERFLOW, "dense"),
     Mutant("a list one score on", ROWS, "begin(rows.begin", "begin(1 + rows.begin", *OVERFLOW, "packed_one"),
     Mutant("edges left out", "columns.cuh", "edges > 0", "edges > 99", *POISON, "dense_int8_p2"),
@@ -208,16 +226,53 @@ MUTANTS = [
     Mutant("no maximum kept", KERNEL, "state[layout.max()] =", "[[maybe_unused]] C none =", *POISON, "none"),
     Mutant("no scale of a reduced batch", "reduce.cuh", "*scale = static_cast<C>(factor);", "", *POISON, "sum"),
     Mutant("half a warp's sum", "warp.cuh", "distance >= period", "distance > period", *NUMBERS, "dense"),
-    Mutant("x not shifted", SUMS, "sum -= count * by.drop;", "", *NUMBERS, "rising, all losses"),
-    Mutant("lanes' x not shifted", SUMS, "part.count) * by.drop", "0) * by.drop", *NUMBERS, "listwise_kl_in_batch"),
-    Mutant("one positive", "info_nce.cuh", "factor / (t * count)", "factor / t", *NUMBERS, "info_nce_in_batch"),
-    Mutant("others are positives", KERNEL, "(), others)", "(), others - pull.size)", *NUMBERS, "info_nce_in_batch"),
+    Mutant("x not shifted", PIECES, "sum -= count * by.drop;", "", *NUMBERS, "rising, all losses"),
+    Mutant("lanes' x not shifted", PIECES, "part.count) * by.drop", "0) * by.drop", *NUMBERS, "listwise_kl_in_batch"),
+    Mutant("one positive", "info_nce.cuh", "factor / (t * count)", "factor / t", *NUMBERS, IN_BATCH),
+    Mutant("others are positives", KERNEL, "found.b, args.rows", "found.b - pull.size, args.rows", *NUMBERS, IN_BATCH),
     Mutant("T not normalised", "listwise_kl.cuh", "gain / target.total", "gain", *NUMBERS, "listwise_kl_dense"),
     Mutant("labels of the first list", ROWS, "rows.labels_begin(row) -", "-", *NUMBERS, "packed_info_nce"),
     Mutant("a place in the row", ROWS, "own.begin + static_cast", "static_cast", *NUMBERS, "info_nce_positives"),
     Mutant("a row found in 31 bits", ROWS, "scores) + begin", "scores) + int(begin)", *NUMBERS, "many_short_rows"),
-    Mutant("a row found in 32 bits", KERNEL, "+ row.begin;", "+ unsigned(row.begin);", *POISON, "many_short_rows"),
+    Mutant("a row found in 32 bits", WRITER, "+ row.begin)", "+ unsigned(row.begin))", *POISON, "many_short_rows"),
 ]  # fmt: skip
+POINTS, TEAM, PASSAGES, SORTED = "sorted_transport.cuh", "team_work.cuh", "sorted_row.cuh", "sorted_losses.cu"
+BLOCK, FLOATS = "a block's least, floats", "floats_in_batch_p1"
+OTHERS_C = "state[SortedState::others_c] = static_cast<C>(c);"
+MUTANTS += [
+    Mutant(*of, program="sorted_losses")
+    for of in (
+        ("no barrier before warps' numbers are read", TEAM, "__syncthreads();\n    return", "return", *RACE, BLOCK),
+        ("one place for warps' numbers", TEAM, "turn_ ^= 1;", "", *RACE, BLOCK),
+        ("no barrier before points are looked at", POINTS, "work.sync();", "", *RACE, "floats_packed_p2"),
+        ("no barrier before facts are read", PASSAGES, "work.sync();", "", *RACE, FLOATS),
+        ("a point too many", SORTED, "points <= memory", "points - 1 <= memory", *OVERFLOW, "packed, uneven, floats"),
+        ("a coefficient one place on", SORTED, "coefficient[n]", "coefficient[n + 1]", *OVERFLOW, "floats_dense_p1"),
+        ("no constant", SORTED, "constant[n] =", "[[maybe_unused]] C none =", *POISON, "floats_all_dense"),
+        ("others not kept", SORTED, OTHERS_C, "", *POISON, FLOATS),
+        ("warps start from 0", TEAM, "if (w == warp_) before = all;", "", *NUMBERS, BLOCK),
+        ("others not in order", PASSAGES, "? 0\n", "? 1\n", *NUMBERS, "others below, floats"),
+        ("places not clamped", PASSAGES, "x <= f.highest ? x : f.highest", "x", *NUMBERS, "own nowhere, floats"),
+        ("others' gain is a passage's", PASSAGES, "count * f.one_other", "f.one_other", *NUMBERS, FLOATS),
+        ("one side of a tie", POINTS, "G[k] > height + slack", "true", *NUMBERS, "floats_equal_p2"),
+        ("no slack", POINTS, "tie_slack(height, tie_)", "0", *NUMBERS, "nearly equal, floats"),
+        ("half of the stretches", POINTS, "cost += stretch(G[i]", "stretch(G[i]", *NUMBERS, "floats_dense_p2"),
+        ("the mean is left", SORTED, "- transported.mean_potential", "", *NUMBERS, "floats_dense_p1"),
+        ("T of others for own", SORTED, "nullptr, [&]", "writer.target(), [&]", *NUMBERS, "floats_all_given_to_others"),
+        ("a label for a place", PASSAGES, "x = coordinates_[n]", "x = labels_[n]", *NUMBERS, "floats_position_p1"),
+    )
+]  # fmt: skip
+# No mutant but a variant that must be right: so few blocks that they stride over the rows of a small batch.
+FEW_BLOCKS = Mutant(
+    "two blocks in flight",
+    SORTED,
+    "kLeastBlocks = 32, kMostBlocks = 2 * 148",
+    "kLeastBlocks = 2, kMostBlocks = 2",
+    "thread",
+    "nothing",
+    "workspace, floats",
+    program="sorted_losses",
+)
 
 
 class Drivers:
@@ -227,22 +282,20 @@ class Drivers:
     def __init__(self, folder: Path, calls: Sequence[Call]) -> None:
         self.folder = folder
         self.pool = ThreadPoolExecutor(2)
-        self.mains = {sanitizer: self.pool.submit(self.main, sanitizer) for sanitizer in SANITIZERS}
-        self.drivers: dict[str, Future[Driver]] = {}
-        for sanitizer in SANITIZERS:
-            self.drivers[sanitizer] = self.pool.submit(self.build, sanitizer)
+        forms = [(program, sanitizer) for sanitizer in SANITIZERS for program in PROGRAMS]
+        self.mains = {form: self.pool.submit(self.main, *form) for form in forms}
+        self.drivers = {form: self.pool.submit(self.build, *form) for form in forms}
         self.sanitized = {
-            sanitizer: self.pool.submit(lambda sanitizer: self[sanitizer].run(calls), sanitizer)
-            for sanitizer in ("address", "thread")
+            form: self.pool.submit(self.run_those, *form, calls) for form in forms if form[1] in ("address", "thread")
         }
-        for mutant in MUTANTS:
-            self.drivers[mutant.name] = self.pool.submit(self.mutate, mutant)
+        self.mutants = {mutant.name: self.pool.submit(self.mutate, mutant) for mutant in [*MUTANTS, FEW_BLOCKS]}
 
-    def main(self, sanitizer: str) -> Path:
-        return compiled(self.folder / f"main_{sanitizer}.o", sanitizer, ["-c", str(SIMT / "driver.cpp")])
+    def main(self, program: str, sanitizer: str) -> Path:
+        source = str(SIMT / f"{program}.cpp")
+        return compiled(self.folder / f"main_{program}_{sanitizer}.o", sanitizer, ["-c", source])
 
-    def build(self, sanitizer: str) -> Driver:
-        return Driver.build(self.folder, sanitizer, self.mains[sanitizer].result())
+    def build(self, program: str, sanitizer: str) -> Driver:
+        return Driver.build(self.folder, program, sanitizer, self.mains[program, sanitizer].result())
 
     def mutate(self, mutant: Mutant) -> Driver:
         home = self.folder / mutant.name.replace(" ", "_")
@@ -253,10 +306,17 @@ class Drivers:
         source.write_text(text.replace(mutant.right, mutant.wrong, 1))
         types = home / "csrc" / "cuda" / "types.cuh"
         types.write_text(re.sub(r"case Dtype::\w+: .*", "", types.read_text()))
-        return Driver.build(home, mutant.sanitizer, self.mains[mutant.sanitizer].result(), home / "csrc")
+        main = self.mains[mutant.program, mutant.sanitizer].result()
+        return Driver.build(home, mutant.program, mutant.sanitizer, main, home / "csrc")
 
-    def __getitem__(self, name: str) -> Driver:
-        return self.drivers[name].result()
+    def run_those(self, program: str, sanitizer: str, calls: Sequence[Call]) -> list[Result]:
+        """Of the calls, the program's."""
+        return self.drivers[program, sanitizer].result().run([call for call in calls if call.program == program])
+
+    def run(self, calls: Sequence[Call], sanitizer: str = "plain") -> list[Result]:
+        """Any calls' results, in order."""
+        found = {program: iter(self.run_those(program, sanitizer, calls)) for program in PROGRAMS}
+        return [next(found[call.program]) for call in calls]
 
     def close(self) -> None:
         self.pool.shutdown(cancel_futures=True)

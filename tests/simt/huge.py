@@ -1,4 +1,4 @@
-"""Batches with more elements than 32 bits count, of which only the end is there (see driver.cpp): an index that is
+"""Batches with more elements than 32 bits count, of which only the end is there (see driver.h): an index that is
 computed in 32 bits anywhere lands elsewhere, mostly outside of all memory."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import wassrank
-from wassrank.arguments import Arguments
+from wassrank.arguments import Arguments, SortedArguments
 from wassrank.codes import EXCLUDED, Reduction, Target
 
 from .driver import Call
@@ -107,4 +107,31 @@ def packed_lists() -> Huge:
     return Huge(call, *wanted, written=512 * 4)
 
 
-HUGE = [many_short_rows, many_long_rows, many_in_batch, wide_rows, packed_lists]
+def _sorted_call(scores: Tensor, labels: Tensor, size: tuple[int, int, int], **options: Any) -> Call:
+    order = wassrank.grade_order(labels.reshape(1, -1)).reshape(labels.shape)
+    arguments = SortedArguments(scores, labels, order, **{"reduction": Reduction.sum} | options)
+    return Call(arguments, size=size, grad_loss=torch.tensor(1.0))
+
+
+def many_float_rows() -> Huge:
+    """A block a row. Rows that are not there are masked."""
+    generator, N = _numbers("floats"), 2100
+    scores, labels = torch.randn(1, N, generator=generator).bfloat16(), torch.randn(1, N, generator=generator)
+    given: dict[str, Any] = {"mask": torch.rand(1, N, generator=generator) < 0.7, "info_nce": 0.5, "kl": 0.75}
+    call = _sorted_call(scores, labels, (2**20 + 1, N, N), **given)
+    return Huge(call, *_reference(scores, labels, **given, reduction="sum"), written=N)
+
+
+def packed_floats() -> Huge:
+    """The last list, whose points are in the workspace, behind as many as would fill 32 bits."""
+    generator, last = _numbers("packed floats"), 3001
+    scores, labels = torch.randn(last, generator=generator), torch.randn(last, generator=generator)
+    begin = 2**32 + 5
+    offsets, size = torch.tensor([0, 0, begin, begin + last]), (3, begin + last, begin + last)
+    options: dict[str, Any] = {"mask": torch.rand(last, generator=generator) < 0.7, "p": 2.0, "kl": 0.75}
+    call = _sorted_call(scores, labels, size, **options, offsets=offsets)
+    wanted = _reference(scores, labels, **options, offsets=torch.tensor([0, last]), reduction="sum")
+    return Huge(call, *wanted, written=512 * 4)
+
+
+HUGE = [many_short_rows, many_long_rows, many_in_batch, wide_rows, packed_lists, many_float_rows, packed_floats]

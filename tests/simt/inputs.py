@@ -14,7 +14,7 @@ import torch
 from cases import LEVEL_CASES as CASES
 from cases import Case
 from test_conformance import DTYPES, loss_and_gradient
-from test_operators import operator_arguments
+from test_operators import handed_over
 from torch import Tensor
 
 from wassrank.codes import EXCLUDED, Reduction
@@ -28,7 +28,7 @@ class Input:
     case: Case
     dtype: torch.dtype = torch.float32
     misaligned: int = 0
-    stray: tuple[int, int] | None = None  # (row, label): a label of that row is no grade
+    stray: tuple[int, float] | None = None  # (row, label): a label of that row is no grade, or no number
     tuning: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -36,18 +36,15 @@ class Input:
 
     @cached_property
     def call(self) -> Call:
-        a = operator_arguments(self.case)
+        a = handed_over(self.case)
         C = compute_dtype(self.dtype)
         if self.stray is not None:
             row, label = self.stray
             labels = self.case.rows(a.labels)[row]
             labels[len(labels) // 2] = label
         unreduced = a.reduction == Reduction.none
-        computed = {
-            name: getattr(a, name).to(C)
-            for name in ("target", "weight", "label_temperatures")
-            if getattr(a, name) is not None
-        }
+        of_C = ["target", "weight", "label_temperatures", *(["labels", "position"] if self.case.is_sorted else [])]
+        computed: dict[str, Any] = {name: getattr(a, name).to(C) for name in of_C if getattr(a, name) is not None}
         return Call(
             a._replace(scores=a.scores.to(self.dtype), **computed),
             grad_loss=torch.linspace(0.5, 1.5, a.queries, dtype=C) if unreduced else torch.tensor(0.5, dtype=C),
@@ -108,7 +105,7 @@ def _first_impossible_second_not_a_number(scores: Tensor, labels: Tensor) -> Non
     scores[1, 600] = torch.nan
 
 
-def stray(name: str, row: int, label: int, dtype: torch.dtype = torch.float32, **case: Any) -> Input:
+def stray(name: str, row: int, label: float, dtype: torch.dtype = torch.float32, **case: Any) -> Input:
     defaults: dict[str, Any] = {"Q": 4, "K": 9, "options": NONE}
     return Input(Case(name, **defaults | case), dtype, stray=(row, label))
 

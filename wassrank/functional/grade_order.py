@@ -13,6 +13,9 @@ from wassrank.backends import missing
 
 from . import checks
 
+LONGEST_ON_CUDA = {torch.float32: 8192, torch.float64: 4096}
+"""Of the rows a block of csrc/cuda/grade_order.cu holds."""
+
 
 def grade_order(values: Tensor, offsets: Tensor | None = None) -> Tensor:
     """The order in which `wassrank.grade_wasserstein` walks passages with float labels: their places by rising value.
@@ -34,7 +37,7 @@ def grade_order(values: Tensor, offsets: Tensor | None = None) -> Tensor:
         raise ValueError(f"values must be [Q, K], or [T] with offsets, got {tuple(values.shape)}")
     if values.dtype not in (torch.float32, torch.float64):
         values = values.float() if values.is_floating_point() else values.double()
-    if values.device.type == "cpu" and missing("native", "cpu") is None:
+    if _is_native(values, offsets):
         return ops.sorted_losses.order(values.contiguous(), offsets)
     if offsets is None:
         short = values.dtype == torch.float32 and values.shape[1] <= TRITON_SORTS
@@ -56,3 +59,11 @@ def _has_triton() -> bool:
 
 # What is installed does not change while a program runs: nothing for torch.compile to trace.
 torch.compiler.assume_constant_result(_has_triton)
+
+
+def _is_native(values: Tensor, offsets: Tensor | None) -> bool:
+    """Whether the native extension sorts that."""
+    device = values.device
+    if device.type == "cuda" and (offsets is not None or values.shape[1] > LONGEST_ON_CUDA[values.dtype]):
+        return False
+    return missing("native", device.type, device.index) is None

@@ -76,7 +76,7 @@ def graded_loss(
         if weight is not None or isinstance(target, Tensor) or isinstance(label_temperature, Tensor):
             why = asks_for_more(target, weight, label_temperature)
         if why is None and not plain:
-            why = ops.graded_loss.beyond(resolved, scores.device, labels, terms, negative_grade)
+            why = ops.graded_loss.beyond(terms, negative_grade)
     if why is not None:
         if backend != "auto":
             raise ValueError(f"backend={backend!r} cannot do this: {why}; pass backend='auto' or 'torch'")

@@ -52,16 +52,10 @@ def _fused(backend: str) -> Callable[..., Tensor]:
 _FUSED = {backend: _fused(backend) for backend in ("native", "triton")}
 
 
-def beyond(
-    backend: str, device: torch.device, labels: Tensor, terms: Terms, negative_grade: float | None
-) -> str | None:
-    """What the backend's kernels cannot do of a call; None where they can."""
+def beyond(terms: Terms, negative_grade: float | None) -> str | None:
+    """What the fused kernels cannot do of a call; None where they can."""
     if negative_grade is not None and terms.info_nce and (terms.wasserstein or terms.kl):
         return "negative_grade leaves out passages that the other losses of the sum look at"
-    if not labels.is_floating_point() or not terms.wasserstein:
-        return None
-    if backend == "native" and device.type != "cpu":
-        return f"labels are floats, and {backend} has no kernel for them on {device.type} yet"
     return None
 
 

@@ -31,6 +31,7 @@ from wassrank.arguments import SortedBackwardArguments as BackwardArguments
 from wassrank.codes import EXCLUDED, Reduction
 from wassrank.reference import Terms
 from wassrank.reference.rows import compute_dtype
+from wassrank.tuning import tune_native
 
 from . import inputs
 from .inputs import contiguous
@@ -56,7 +57,7 @@ def fused(backend: str) -> Callable[..., Tensor]:
     return _FUSED[backend]
 
 
-def _fused(operator: Callable[..., Any]) -> Callable[..., Tensor]:
+def _fused(backend: str, operator: Callable[..., Any]) -> Callable[..., Tensor]:
     def sorted_losses(
         scores: Tensor,
         labels: Tensor,
@@ -75,6 +76,8 @@ def _fused(operator: Callable[..., Any]) -> Callable[..., Tensor]:
         offsets: Tensor | None,
         reduction: str,
     ) -> Tensor:
+        if backend == "native" and scores.is_cuda:
+            tune_native(scores.device.index)
         C = compute_dtype(scores.dtype)
         given, target_kind = inputs.given_target(target, C)
         temperatures, label_temperature = inputs.temperatures(label_temperature, C)
@@ -220,7 +223,7 @@ _OPERATORS = register(
     save=_save,
     backward=_backward,
 )
-_FUSED = {backend: _fused(operator) for backend, operator in _OPERATORS.items()}
+_FUSED = {backend: _fused(backend, operator) for backend, operator in _OPERATORS.items()}
 
 
 def _order_fake(values: Tensor, offsets: Tensor | None = None) -> Tensor:
