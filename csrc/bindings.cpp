@@ -304,10 +304,16 @@ void backward_on_cpu(const LevelLossesBackward& args, const Tensor&) {
 }
 
 void sorted_forward_on_cpu(SortedForward& args, const Tensor&) {
-  if (const auto stray = cpu::kernels().sorted_losses_forward(args, parallel_for)) {
-    throw std::invalid_argument("labels hold " + std::to_string(*stray) +
-                                ": a passage with no place on the line; mark padding with mask, not with a label");
+  const auto refusal = cpu::kernels().sorted_losses_forward(args, parallel_for);
+  if (!refusal) return;
+  if (refusal->what == cpu::Refusal::of_order) {
+    throw std::invalid_argument(
+        "order is not the order of these labels: pass what wassrank.grade_order gives for them (for position, where "
+        "that "
+        "is given), or none");
   }
+  throw std::invalid_argument("labels hold " + std::to_string(refusal->label) +
+                              ": a passage with no place on the line; mark padding with mask, not with a label");
 }
 
 void sorted_backward_on_cpu(const SortedBackward& args, const Tensor&) {

@@ -186,6 +186,16 @@ def test_an_order_may_be_made_once() -> None:
         )
 
 
+@pytest.mark.parametrize("K", [20, 5])
+def test_an_order_of_other_labels_is_refused(K: int) -> None:
+    scores, _ = problem(4, 20, seed=12)
+    labels = problem(4, K, seed=13)[1]
+    order = grade_order(labels)
+    for wrong in (order.flip(1), order + 1, order - 1):
+        with pytest.raises(ValueError, match="order is not the order of these labels.*grade_order"):
+            grade_wasserstein(scores, labels, order=wrong, backend="native")
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int64])
 @pytest.mark.parametrize("N", [0, 1, 31, 33, 3000])
 def test_order_is_the_stable_one(dtype: torch.dtype, N: int) -> None:

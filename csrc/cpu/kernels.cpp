@@ -39,7 +39,7 @@ void grade_order(const GradeOrder& args, ParallelFor parallel_for) {
                  : order_rows<float, FloatEntry>(args, parallel_for);
 }
 
-std::optional<double> sorted_forward(const SortedForward& args, ParallelFor parallel_for) {
+std::optional<Refusal> sorted_forward(const SortedForward& args, ParallelFor parallel_for) {
   return with_types(args.rows.dtype, [&](auto stored, auto computing) {
     return SortedForwardPass<decltype(stored), decltype(computing)>(args).run(parallel_for);
   });

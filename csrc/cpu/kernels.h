@@ -15,14 +15,20 @@ namespace wassrank::cpu {
 // production.
 using ParallelFor = void (*)(int64_t n, int64_t grain, const std::function<void(int64_t begin, int64_t end)>& body);
 
+// Why the sorted path gave up, its outputs meaning nothing: a passage that takes part has a label (or coordinate) that
+// is NaN or infinite, or `order` is not the order of these labels, and might lead out of the row.
+struct Refusal {
+  enum { of_label, of_order } what;
+  double label;
+};
+
 struct Kernels {
   const char* instruction_set;
   // Returns a grade outside [0, levels) if a passage that takes part has one; the outputs then mean nothing.
   std::optional<int64_t> (*level_losses_forward)(const LevelLossesForward&, ParallelFor);
   void (*level_losses_backward)(const LevelLossesBackward&, ParallelFor);
   void (*grade_order)(const GradeOrder&, ParallelFor);
-  // Returns a label that is NaN or infinite if a passage that takes part has one; the outputs then mean nothing.
-  std::optional<double> (*sorted_losses_forward)(const SortedForward&, ParallelFor);
+  std::optional<Refusal> (*sorted_losses_forward)(const SortedForward&, ParallelFor);
   void (*sorted_losses_backward)(const SortedBackward&, ParallelFor);
 };
 

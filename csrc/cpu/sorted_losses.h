@@ -85,12 +85,13 @@ class SortedForwardPass {
         tie_(kTieUlps * std::numeric_limits<C>::epsilon()),
         totals_(args.rows.Q) {}
 
-  std::optional<double> run(ParallelFor parallel_for) {
+  std::optional<Refusal> run(ParallelFor parallel_for) {
     parallel_for(rows_.Q, rows_a_thread(rows_.begin(rows_.Q), rows_.Q), [&](int64_t first, int64_t last) {
       Scratch<C> scratch;
       for (int64_t row = first; row < last; ++row) compute(row, scratch);
     });
-    if (stray_.load(std::memory_order_relaxed)) return stray_label_;
+    if (is_stray_.load(std::memory_order_relaxed)) return Refusal{Refusal::of_label, stray_.load()};
+    if (is_misordered_.load(std::memory_order_relaxed)) return Refusal{Refusal::of_order, 0};
     totals_.reduce(args_.reduction, static_cast<C*>(args_.loss), static_cast<C*>(args_.scale));
     return std::nullopt;
   }
@@ -132,7 +133,7 @@ class SortedForwardPass {
     const double Z = others.mass + wide_sum(w.e.data(), own);
 
     const RowGains gains = fill_gains(row, labels, own, others, w);
-    if (stray_.load(std::memory_order_relaxed)) return;
+    if (is_stray_.load(std::memory_order_relaxed)) return;
     const bool asks = (args_.terms.wasserstein != 0 || args_.terms.kl != 0) && gains.total != 0;
     const int64_t positives = args_.terms.info_nce != 0 ? mark_positives(row, labels, own, w) : 0;
     if (!asks && positives == 0) return;  // nothing to compare
@@ -179,10 +180,13 @@ class SortedForwardPass {
 
   // W_p^p; writes every c.
   double distance(int64_t row, const C* labels, int64_t own, bool all_real, const Others<C>& others,
-                  const RowGains& gains, double Z, double factor, double push, Scratch<C>& w,
-                  const Gradient& to) const {
+                  const RowGains& gains, double Z, double factor, double push, Scratch<C>& w, const Gradient& to) {
     const int64_t points = line_up(row, labels, own, all_real, others.count > 0, others.mass / Z,
                                    gains.others / gains.total, 1 / Z, 1 / gains.total, w);
+    if (points == kMisordered) {
+      is_misordered_.store(true, std::memory_order_relaxed);
+      return 0;
+    }
     const double cost = transport(points, w);
     double mean = 0;
 #pragma omp simd reduction(+ : mean)
@@ -243,6 +247,8 @@ class SortedForwardPass {
     }
     return std::log(Z) - shift / (rows_.temperature * positives);
   }
+
+  static constexpr int64_t kMisordered = -1;
 
   bool takes_others() const { return rows_.K != rows_.N && rows_.in_batch != kExcluded; }
 
@@ -319,17 +325,21 @@ class SortedForwardPass {
   void report_stray(const C* labels, const C* x, int64_t own, const Scratch<C>& w) {
     for (int64_t i = 0; i < own; ++i) {
       if (w.score[i] == kNegInf<C> || (std::isfinite(labels[i]) && std::isfinite(x[i]))) continue;
-      stray_label_ = std::isfinite(x[i]) ? labels[i] : x[i];  // any one will do
+      stray_.store(std::isfinite(x[i]) ? labels[i] : x[i], std::memory_order_relaxed);  // any one will do
     }
-    stray_.store(true, std::memory_order_relaxed);
+    is_stray_.store(true);
   }
 
   // The passages that take part as points on the line, in order, the others' among them, with their shares of the
-  // masses.
+  // masses. Returns how many, or kMisordered.
   int64_t line_up(int64_t row, const C* labels, int64_t own, bool all_real, bool others, double others_mass,
                   double others_gain, double mass_scale, double gain_scale, Scratch<C>& w) const {
     const C* const x = args_.position ? static_cast<const C*>(args_.position) + rows_.labels_begin(row) : labels;
     const int32_t* const order = args_.order + rows_.labels_begin(row);
+    uint32_t furthest = 0;  // a place below 0 is beyond all others
+#pragma omp simd reduction(max : furthest)
+    for (int64_t i = 0; i < own; ++i) furthest = std::max(furthest, static_cast<uint32_t>(order[i]));
+    if (own > 0 && furthest >= static_cast<uint64_t>(own)) return kMisordered;
     int64_t points = 0;
     const auto put = [&](int64_t point, double at, double m, double t, int32_t place) {
       w.x[point] = at;
@@ -353,9 +363,15 @@ class SortedForwardPass {
         if (w.score[of] != kNegInf<C>) put(points++, x[of], w.e[of] * mass_scale, w.gain[of] * gain_scale, of);
       }
     };
+    const auto if_rising = [&](int64_t points) {
+      int falls = 0;
+#pragma omp simd reduction(| : falls)
+      for (int64_t i = 1; i < points; ++i) falls |= w.x[i] < w.x[i - 1];
+      return falls ? kMisordered : points;
+    };
     if (!others) {
       put_own(order, order + own);
-      return points;
+      return if_rising(points);
     }
     // What takes no part may be NaN, which is last in the order.
     const int32_t* const behind =
@@ -363,7 +379,7 @@ class SortedForwardPass {
     put_own(order, behind);
     put(points++, args_.others_label, others_mass, others_gain, -1);
     put_own(behind, order + own);
-    return points;
+    return if_rising(points);
   }
 
   double transport(int64_t points, Scratch<C>& w) const {
@@ -379,8 +395,8 @@ class SortedForwardPass {
   const C inverse_temperature_;
   const double tie_;
   RowTotals totals_;
-  std::atomic<bool> stray_ = false;
-  double stray_label_ = 0;
+  std::atomic<bool> is_stray_ = false, is_misordered_ = false;
+  std::atomic<double> stray_ = 0;
 };
 
 template <class S, class C>

@@ -96,7 +96,8 @@ def grade_wasserstein(
         TypeError: a dtype that cannot be meant (integer scores, a mask that is not bool).
         ValueError: shapes or devices that do not fit, p < 1, a temperature ≤ 0, an unknown choice. A grade outside
             0 … num_levels−1, or a label that is NaN or infinite, raises for CPU tensors; on a GPU, where looking would
-            stall the device, it makes its row's loss and gradient NaN.
+            stall the device, it makes its row's loss and gradient NaN. An `order` of other labels raises on the CPU;
+            elsewhere it gives another loss.
     """
     return graded_loss(
         scores,
