@@ -192,7 +192,7 @@ def test_an_order_of_other_labels_is_refused(K: int) -> None:
     labels = problem(4, K, seed=13)[1]
     order = grade_order(labels)
     for wrong in (order.flip(1), order + 1, order - 1):
-        with pytest.raises(ValueError, match="order is not the order of these labels.*grade_order"):
+        with pytest.raises(ValueError, match=r"order is not the order of these labels.*grade_order"):
             grade_wasserstein(scores, labels, order=wrong, backend="native")
 
 
