@@ -21,18 +21,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import wassrank
 from benchmarks.occupancy import SHARED, occupancy
 from wassrank.backends import missing
+from wassrank.functional.grade_order import LONGEST_ON_CUDA
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "kernels.json"
 BUDGETS = ROOT / "tests" / "kernel_budgets.json"
 PAGE = ROOT / "docs" / "kernels.md"
-
-
-# In the order of a step.
-KERNELS = ("sort", "forward", "sorted_forward", "quantiles", "coefficients", "reduce", "backward")
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,15 @@ def triton_rows() -> Iterator[Row]:
 
 # In-batch, float32 … at the smallest size worth a GPU, the README's large one, and one that fills any GPU. [Q, N], K.
 SIZES = {"64 x 256": (64, 256, 4), "512 x 4096": (512, 4096, 8), "4096 x 32768": (4096, 32768, 8)}
+# Float labels: the same small batch, lists of a query's own in shared memory, and such as need the workspace.
+SORTED_SIZES = {"64 x 256": (64, 256, 4), "512 x 1000, own": (512, 1000, 1000), "64 x 10000, own": (64, 10000, 10000)}
+ORDERED = (100, 1000, 4000, 8000)  # columns
 MANGLED = {"float64": "d", "float32": "f", "float16": "4Half", "bfloat16": "8BFloat16"}
+# In the order of the page; the CUDA kernels' names end in _kernel.
+KERNELS = {
+    "triton": ("sort", "forward", "sorted_forward", "quantiles", "coefficients", "reduce", "backward"),
+    "native": ("forward", "reduce", "backward", "sorted_forward", "sorted_backward", "order"),
+}
 
 
 def built_for() -> set[int]:
@@ -71,43 +78,73 @@ def built_for() -> set[int]:
     return {int(a) for a in _C.build_info()["cuda_architectures"]}
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A launch the library would make, and how its kernel's template arguments are mangled."""
+
+    configuration: str
+    capability: int
+    launch: Any
+    arguments: str
+
+
+def planned() -> Iterator[Planned]:
+    from wassrank import _C
+
+    capabilities = sorted(built_for() & {*SHARED})
+    for dtype, (size, (Q, N, K)), affine, capability in itertools.product(
+        MANGLED, SIZES.items(), (False, True), capabilities
+    ):
+        for launch in _C.level_losses_launches(
+            dtype, Q, N, K, in_batch=0, num_levels=8, reduced=True, capability=capability, affine=affine
+        ):
+            if launch["kernel"] != "reduce_kernel":
+                name = f"{dtype}, {size}{', all losses' if affine else ''}"
+                yield Planned(name, capability, launch, rf"(?:\w+_)?{MANGLED[dtype]}E?Lb{affine:d}E")
+            elif dtype in {"float64", "float32"} and size == next(iter(SIZES)) and not affine:
+                yield Planned(dtype, capability, launch, MANGLED[dtype])  # always one block
+    for dtype, (size, (Q, N, K)), p, capability in itertools.product(
+        MANGLED, SORTED_SIZES.items(), (1, 2), capabilities
+    ):
+        launches, _ = _C.sorted_losses_launches(dtype, Q, N, K, 0, p, reduced=True, capability=capability)
+        for launch in launches:
+            if launch["kernel"] == "sorted_forward_kernel" or (launch["kernel"] != "reduce_kernel" and p == 1):
+                name = f"{dtype}, {size}{', p=2' if p == 2 else ''}"
+                yield Planned(name, capability, launch, rf"(?:\w+_)?{MANGLED[dtype]}E?E")
+    for dtype, columns, capability in itertools.product(("float64", "float32"), ORDERED, capabilities):
+        if columns <= LONGEST_ON_CUDA[getattr(torch, dtype)]:
+            (launch,) = _C.grade_order_launches(dtype == "float64", 512, columns)
+            threads = launch["block"][0]
+            name = f"{dtype}, rows of {columns}"
+            yield Planned(name, capability, launch, f"{MANGLED[dtype]}Li{threads}E")
+
+
 def native_rows() -> Iterator[Row]:
     """No rows where the library holds no CUDA kernels."""
-    architectures = built_for()
-    if not architectures:
+    if not built_for():
         return
     from wassrank import _C
     from wassrank.triton import aot
 
     assert _C.__file__ is not None
     usages = aot.usages(Path(_C.__file__))
-    for dtype, (size, (Q, N, K)), affine, capability in itertools.product(
-        MANGLED, SIZES.items(), (False, True), sorted(architectures & {*SHARED})
-    ):
-        for launch in _C.level_losses_launches(
-            dtype, Q, N, K, in_batch=0, num_levels=8, reduced=True, capability=capability, affine=affine
-        ):
-            kernel = launch["kernel"].removesuffix("_kernel")
-            configuration = f"{dtype}, {size}{', all losses' if affine else ''}"
-            form = f"E?Lb{affine:d}E"  # the template's second argument
-            if kernel == "reduce":  # of numbers of the computing type, always one block
-                if dtype in {"float16", "bfloat16"} or size != next(iter(SIZES)) or affine:
-                    continue
-                configuration, form = dtype, ""
-            name = re.compile(rf"\d{kernel}_kernelI(?:\w+_)?{MANGLED[dtype]}{form}E")
-            (usage,) = (u for u in usages if u.capability == capability and name.search(u.function))
-            warps, shared = math.prod(launch["block"]) // 32, usage.shared + launch["shared_bytes"]
-            yield Row(
-                backend="native",
-                kernel=kernel,
-                configuration=configuration,
-                capability=capability,
-                warps=warps,
-                registers=usage.registers,
-                local=usage.local,
-                shared=shared,
-                occupancy=occupancy(capability, warps, usage.registers, shared),
-            )
+    for plan in planned():
+        launch = plan.launch
+        name = re.compile(rf"\d{launch['kernel']}I{plan.arguments}")
+        found = {u for u in usages if u.capability == plan.capability and name.search(u.function)}
+        (usage,) = found  # one form each; the reduction's is in every file that launches it
+        warps, shared = math.prod(launch["block"]) // 32, usage.shared + launch["shared_bytes"]
+        yield Row(
+            backend="native",
+            kernel=launch["kernel"].removesuffix("_kernel"),
+            configuration=plan.configuration,
+            capability=plan.capability,
+            warps=warps,
+            registers=usage.registers,
+            local=usage.local,
+            shared=shared,
+            occupancy=occupancy(plan.capability, warps, usage.registers, shared),
+        )
 
 
 def toolchain() -> dict[str, str]:
@@ -159,7 +196,8 @@ with the first. Programs of one warp reach 50% at most: an SM holds 32 blocks.
 """,
     "native": """## CUDA C++
 
-The library as built, launched for in-batch scores [Q, N] with 8 grades.
+The library as built, launched for in-batch scores [Q, N] with 8 grades; the sorted kernels for float labels of all
+passages ("own": each query has passages of its own), the order's for 512 rows.
 """,
 }
 
@@ -177,7 +215,7 @@ def page(result: dict[str, Any]) -> str:
 
 def table(rows: list[Row]) -> str:
     by_form: dict[tuple[str, str], list[Row]] = {}
-    for row in sorted(rows, key=lambda r: (KERNELS.index(r.kernel), r.capability)):
+    for row in sorted(rows, key=lambda r: (KERNELS[r.backend].index(r.kernel), r.capability)):
         by_form.setdefault((row.kernel, row.configuration), []).append(row)
     alike: dict[tuple[str, ...], list[str]] = {}
     for (kernel, configuration), of in by_form.items():
@@ -197,7 +235,9 @@ def table(rows: list[Row]) -> str:
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for (kernel, *rest), configurations in alike.items():
-        lines.append(f"| {' | '.join([kernel, '; '.join(configurations).replace(' x ', ' × '), *rest])} |")
+        lines.append(
+            f"| {' | '.join([kernel.replace('_', ' '), '; '.join(configurations).replace(' x ', ' × '), *rest])} |"
+        )
     return "\n".join([*lines, ""])
 
 

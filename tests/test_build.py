@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import wassrank
 from wassrank import _C
 from wassrank.backends import missing, resolve_backend
+from wassrank.functional.grade_order import LONGEST_ON_CUDA
 
 ROOT = Path(__file__).parent.parent
 
@@ -178,6 +179,68 @@ def test_launches_stay_within_cudas_limits_and_cover_all_rows(
             assert width * height <= (256 if affine else 512)  # its launch bounds
         if launch["kernel"] != "reduce_kernel":
             assert (x - 1) * height < Q <= x * height
+
+
+@needs_cuda_code
+@settings(max_examples=300, deadline=None)
+@given(
+    dtype=st.sampled_from(["float64", "float32", "float16", "bfloat16"]),
+    Q=sizes(2**33),
+    width=sizes(2**30 + 100),
+    layout=st.sampled_from(["dense", "in_batch", "packed"]),
+    in_batch=st.sampled_from([-1, 0]),
+    p=st.sampled_from([1.0, 2.0]),
+)
+@example("float32", 2**31 + 5, 100, "dense", 0, 1.0)
+@example("float64", 3, 2**30 - 1, "dense", 0, 2.0)
+@example("float32", 5, 6000, "packed", -1, 2.0)
+def test_sorted_launches_cover_all_rows_and_bound_their_workspace(
+    dtype: str, Q: int, width: int, layout: str, in_batch: int, p: float
+) -> None:
+    K = width // max(Q, 1) if layout == "in_batch" else width
+    N = Q * K if layout == "in_batch" else width
+    packed = layout == "packed"
+    try:
+        launches, workspace = _C.sorted_losses_launches(dtype, Q, N, K, in_batch, p, reduced=True, packed=packed)
+    except ValueError as error:
+        refused = str(error)
+    else:
+        refused = ""
+    assert ("2^30 or more" in refused) == (Q > 0 and N >= 2**30 and not packed)
+    assert "2^31 - 1 blocks" not in refused or Q >= 2**31
+    if refused:
+        return
+    names = [launch["kernel"] for launch in launches]
+    rows = Q > 0
+    assert names == ["sorted_forward_kernel"] * rows + ["reduce_kernel"] + ["sorted_backward_kernel"] * (rows and N > 0)
+    a_point = 8 if p == 1 else 24 + (8 if dtype == "float64" else 4)
+    assert workspace <= max(2**28, 32 * (K + 1) * a_point) or (packed and workspace == (N + Q) * a_point)
+    for launch in launches:
+        (x, y, z), (threads, height, depth) = launch["grid"], launch["block"]
+        assert 1 <= x < 2**31
+        assert 1 <= y <= 65535
+        assert z == depth == 1
+        assert threads % 32 == 0
+        assert launch["shared_bytes"] <= 48 << 10
+        if launch["kernel"] != "reduce_kernel":
+            assert 32 <= threads * height <= 256  # its launch bounds
+            in_one = x * height >= Q
+            assert in_one or (launch["kernel"] == "sorted_forward_kernel" and workspace > 0 and height == 1)
+
+
+@needs_cuda_code
+def test_orders_are_launched_for_the_rows_that_python_hands_over() -> None:
+    for dtype, longest in LONGEST_ON_CUDA.items():
+        is_double = dtype == torch.float64
+        for columns in (1, 128, 129, 1024, 4096, longest):
+            (launch,) = _C.grade_order_launches(is_double, 7, columns)
+            assert launch["grid"] == (7, 1, 1)
+            assert launch["shared_bytes"] <= 48 << 10
+        with pytest.raises(ValueError, match=f"rows of {longest + 1} values"):
+            _C.grade_order_launches(is_double, 7, longest + 1)
+    assert _C.grade_order_launches(False, 0, 5) == _C.grade_order_launches(False, 5, 0) == []
+    with pytest.raises(ValueError, match=r"2\^31 - 1 blocks"):
+        _C.grade_order_launches(False, 2**31, 5)
 
 
 TUNED = 999  # a compute capability that no GPU has

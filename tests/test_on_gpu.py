@@ -25,6 +25,9 @@ OPTIONS: list[dict[str, Any]] = [
     {"loss": "info_nce", "negative_grade": 1, "masked": True},
     {"loss": "listwise_kl", "packed": True, "target": "exp2"},
     {"packed": True, "position": [0.0, 1.0, 3.0, 7.0], "num_levels": 4},
+    {"floats": True},
+    {"floats": True, "dense": True, "p": 2.0, "masked": True},
+    {"floats": True, "packed": True, "p": 2.0, "loss": "combined_loss", "info_nce": 0.5, "kl": 0.5},
 ]
 
 
@@ -33,15 +36,17 @@ def problem(options: dict[str, Any], dtype: torch.dtype = torch.float32) -> tupl
     left = dict(options)
     if left.pop("packed", False):
         offsets = torch.tensor([0, 1, 1, 700, 704, 9000], device="cuda")
-        scores = torch.randn(9000, device="cuda", dtype=dtype).requires_grad_()
-        return scores, torch.randint(0, 4, (9000,), device="cuda"), left | {"offsets": offsets}
-    Q, K = 64, 512 if left.pop("dense", False) else 8
-    scores = torch.randn(Q, 512, device="cuda", dtype=dtype).requires_grad_()
-    labels = torch.randint(0, 4, (Q, K), device="cuda")
+        left["offsets"], shape, labels_shape = offsets, (9000,), (9000,)
+    else:
+        shape, labels_shape = (64, 512), (64, 512 if left.pop("dense", False) else 8)  # type: ignore[assignment]
+    scores = torch.randn(shape, device="cuda", dtype=dtype).requires_grad_()
+    labels = torch.randint(0, 4, labels_shape, device="cuda")
+    if left.pop("floats", False):
+        labels = torch.randn(labels_shape, device="cuda")
     if left.pop("masked", False):
-        left["mask"] = torch.rand(Q, K, device="cuda") < 0.8
+        left["mask"] = torch.rand(labels_shape, device="cuda") < 0.8
     if left.pop("weighted", False):
-        left["weight"] = torch.rand(Q, device="cuda")
+        left["weight"] = torch.rand(64, device="cuda")
     return scores, labels, left
 
 

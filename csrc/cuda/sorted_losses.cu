@@ -31,8 +31,7 @@
 namespace wassrank::cuda {
 namespace {
 
-// A row of up to so many points (8 a lane, two rounds of its team) is one warp's: with more, what a block's barriers
-// cost is less than what they save.
+// A row of up to so many points, 8 a lane, is one warp's: with more, a block's barriers cost less than what they save.
 constexpr int64_t kWarpPoints = 8 * kWarp;
 
 // The largest block, and how many a multiprocessor is to hold: with 128 registers a thread two, so that one has work
@@ -194,6 +193,7 @@ __global__ void __launch_bounds__(kMaxThreads, kForwardBlocks<S>)
   TeamWork work(team, shared);
   shared += TeamWork::bytes(team.threads);
   const int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
+  // Only blocks of one row come by another. What they have in shared memory is kept apart by the team's barriers.
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.y;
   for (int64_t row_index = first; row_index < args.rows.Q; row_index += step) {
     forward_row<S>(args, scaled_exp, outputs, memory, row_index, team, work, memory_of_team, shared);
@@ -218,12 +218,16 @@ std::optional<ForwardPlan> forward_plan(const Rows& rows, bool is_distance, cons
   };
   while (!is_short && threads < tuning.max_team && is_small()) threads *= 2;
   threads = std::min(threads, kMaxThreads);
-  const unsigned team = is_short ? kWarp : threads, rows_per_block = threads / team;
   const size_t point_bytes = Line<Computing<S>>::bytes_a_point(is_distance);
+  constexpr size_t kTeamBytes = sizeof(TeamMemory<Computing<S>>);
+  // No more short rows a block than fit its shared memory, so that only blocks of one row use the workspace.
+  while (is_short && !rows.offsets && threads / kWarp * (points * point_bytes + kTeamBytes) > kSharedBytes)
+    threads /= 2;
+  const unsigned team = is_short ? kWarp : threads, rows_per_block = threads / team;
 
   // Lists differ in length: there is room for some that are longer than most.
   const int64_t most = rows.offsets ? rows.N + 1 : points, wanted = rows.offsets ? std::min(most, 4 * points) : most;
-  const size_t beside = TeamWork::bytes(team) + rows_per_block * sizeof(TeamMemory<Computing<S>>);
+  const size_t beside = TeamWork::bytes(team) + rows_per_block * kTeamBytes;
   const int64_t fit = (kSharedBytes - beside) / (rows_per_block * point_bytes);
   ForwardPlan plan{.shape = {{blocks_of(rows, rows_per_block)}, {team, rows_per_block}}, .memory = {}};
   if (rows.offsets || wanted <= fit) plan.memory.capacity = static_cast<int>(std::min(wanted, fit));
@@ -246,7 +250,8 @@ std::optional<ForwardPlan> forward_plan(const Rows& rows, bool is_distance, cons
 // and labels (and what is given to them, and the coordinates) again from the cache, in two sweeps and two gathers; Q *
 // K places, twice; Q * K coefficients (twice that where terms are affine) and Q * 6 numbers written. The largest
 // temporary is what is kept of each point: 8 bytes for p = 1, else 24 and a coordinate of C, for the rows in flight;
-// in shared memory, or else in the workspace (sorted_losses_workspace).
+// in shared memory, or else in the workspace, which is then some 256 MiB at most, or 32 rows; of packed lists, whose
+// lengths only the device knows, all of them have a place there, once there may be one too long for shared memory.
 // Floating-point operations: 6 a score, 3 more for each affine sum; for an own passage twice its e and gain (10 each),
 // and in double some 40 for p = 1, or else 60, six |d|^p and three binary searches.
 template <class S>

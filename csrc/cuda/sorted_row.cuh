@@ -86,7 +86,11 @@ class SortedRow {
   // The points are the row's own passages and, where they take part, the others' as one.
   __device__ int points() const { return row_.own.end - row_.own.begin + facts_.any_others; }
   __device__ bool is_others(int rank) const { return rank == facts_.others_rank; }
-  __device__ int column(int rank) const { return row_.own.begin + order_[rank - (rank > facts_.others_rank)]; }
+  // An order of other labels may give another loss, but does not lead out of the row.
+  __device__ int column(int rank) const {
+    const int place = order_[rank - (rank > facts_.others_rank)], last = row_.own.end - row_.own.begin - 1;
+    return row_.own.begin + (place < 0 ? 0 : place < last ? place : last);
+  }
   __device__ Point point(int rank) const {
     const RowFacts<C>& f = facts_;
     if (is_others(rank)) return {others_label_, f.others_mass * f.mass_scale, f.others_gain * f.gain_scale};

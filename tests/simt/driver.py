@@ -144,6 +144,12 @@ def execute(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
 
 
+def execute_sanitized(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """What `compiled` made: Linux may place memory more randomly than g++ 12's ThreadSanitizer can follow."""
+    process = execute(command)
+    return execute(["setarch", "-R", *command]) if "unexpected memory mapping" in process.stderr else process
+
+
 SANITIZERS = {
     "plain": ["-O1"],
     "address": ["-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
@@ -177,11 +183,7 @@ class Driver:
         with given.open("wb") as file:
             file.writelines(call.as_bytes() for call in calls)
         command = [str(self.program), str(given), str(results)]
-        process = execute(command)
-        if "unexpected memory mapping" in process.stderr:
-            # Linux may place memory more randomly than g++ 12's ThreadSanitizer can follow.
-            process = execute(["setarch", "-R", *command])
-        return process, results.read_bytes()
+        return execute_sanitized(command), results.read_bytes()
 
     def run(self, calls: Sequence[Call]) -> list[Result]:
         process, data = self.start(calls)

@@ -63,6 +63,7 @@ SORTED_OWN = [
     floats("around a round", packed=(62, 63, 64, 65, 66, 126, 127, 128, 129), p=1.5),
     replace(floats("small blocks", packed=(62, 63, 64, 65, 66, 126, 127, 128, 129)), tuning={"warp_slots": 1}),
     floats("a warp's most", K=255, p=2.0),
+    replace(floats("a warp's most", torch.float64, Q=9, K=255, p=2.0), tuning={"short_row_threads": 512}),
     floats("a block's least", K=256, weight=True),
     floats("block rows, odd", torch.float32, 3, K=701, Q=3, mask="scores", p=2.0),
     floats("block rows, position", torch.float64, 1, K=513, position=True, p=1.5, target="linear"),
