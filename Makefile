@@ -13,6 +13,9 @@ PYTHON ?= python3
 # (CUDA, say), name it: make TORCH=torch==2.14.1 test
 TORCH ?= torch==2.13.0
 
+# A file's tests stay in one process: what they share (programs built, kernels compiled) is made once.
+PARALLEL ?= -n 2 --dist loadfile
+
 GPU_OUT ?= build/gpu
 GPU_ARGS ?=
 
@@ -47,10 +50,10 @@ demo: $(STAMP)
 	$(BIN)/python -m training.demo
 
 test: lint types cuda
-	$(BIN)/python -m pytest -m 'not gpu and not full'
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not gpu and not full'
 
 test-full: lint types cuda
-	$(BIN)/python -m pytest -m 'not gpu'
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not gpu'
 
 # A Python that has torch for CUDA is used as it is: it may be all there is, on a machine without a network.
 gpu:
