@@ -12,13 +12,18 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg import null_space, sqrtm
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.losses.gaussian_wasserstein import published_distance
 from benchmarks.losses.grade_wasserstein import dense
 from wassrank import GaussianWassersteinLoss, gaussian_wasserstein, target_mass_on_graded
 from wassrank.functional.graded_loss import say_once
+from wassrank.ops import inputs
+from wassrank.ops.gaussian_wasserstein import Arguments, beyond
 from wassrank.reference.nuclear_norm import nuclear_norm
+from wassrank.tiles import gaussian_wasserstein as tiles
 
-BACKENDS = ["torch"]
+BACKENDS = ["native", "torch"]
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
@@ -90,20 +95,10 @@ def test_gradient_equals_central_differences(in_batch: int | None, target: str, 
     assert torch.autograd.gradcheck(lambda s: gaussian_wasserstein(s, grades, **options), scores)
 
 
-def published(P: Tensor, T: Tensor) -> Tensor:
-    """The published algorithm: complex eigenvalues of A Aᵀ, 1e-15 added to each."""
-    E_P, E_T = P - P.mean(0), T - T.mean(0)
-    factor = 1 / (len(P) - 1)
-    overlap = (torch.linalg.eigvals((E_P @ E_T.T) @ (E_T @ E_P.T) * factor**2) + 1e-15).sqrt().abs().sum()
-    traces = torch.trace(E_P.T @ E_P) + torch.trace(E_T.T @ E_T)
-    distance: Tensor = (P.mean(0) - T.mean(0)).square().sum() + factor * traces - 2 * overlap
-    return distance
-
-
 @every_backend
 def test_eps_gives_the_published_values(backend: str) -> None:
     scores, grades = problem(24, 96, seed=2, in_batch=True)
-    want = published(scores.softmax(1), dense(grades, scores).double().softmax(1))
+    want = published_distance(scores.softmax(1), dense(grades, scores).double().softmax(1))
     (want_gradient,) = torch.autograd.grad(want, scores)
     loss, gradient = step(scores, grades, eps=1e-15, backend=backend)
     torch.testing.assert_close(loss, want.detach(), rtol=1e-9, atol=0)
@@ -381,13 +376,130 @@ def test_wrong_call_is_refused(error: type[Exception], says: str, arguments: dic
         gaussian_wasserstein(**call | arguments)
 
 
-def test_a_backend_without_the_loss_is_refused_and_auto_says_once_what_it_takes() -> None:
+def test_what_a_fused_backend_cannot_do_is_refused_and_auto_says_once_what_it_takes() -> None:
     scores, grades = problem(3, 12, seed=17, in_batch=True)
-    with pytest.raises(ValueError, match="backend='native' cannot do this: gaussian_wasserstein has no fused kernel"):
-        gaussian_wasserstein(scores, grades, backend="native")
+    target = torch.ones(3, 4, requires_grad=True)
+    with pytest.raises(ValueError, match="backend='native' cannot do this: target asks for a gradient"):
+        gaussian_wasserstein(scores, grades, target=target, backend="native")
     say_once.cache_clear()
-    with pytest.warns(RuntimeWarning, match="plain-torch backend: gaussian_wasserstein has no fused kernel"):
-        gaussian_wasserstein(scores, grades)
+    with pytest.warns(RuntimeWarning, match="plain-torch backend: target asks for a gradient"):
+        gaussian_wasserstein(scores, grades, target=target)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        gaussian_wasserstein(scores, grades, target=target)
         gaussian_wasserstein(scores, grades)
+    for backend in ("native", "triton"):
+        assert beyond(backend, torch.device("cuda")) == f"{backend} has no kernel for gaussian_wasserstein on cuda yet"
+
+
+# Every form the tiles have: labels own or dense, T written out or not, masks of both shapes, others left out.
+FORMS: dict[str, dict[str, Any]] = {
+    "own": {},
+    "own masked": {"mask": "labels", "target": "exp2"},
+    "own excluded": {"in_batch": None, "mask": "labels"},
+    "own given": {"target": "given own", "mask": "labels"},
+    "own, row mask": {"mask": "scores", "in_batch": 1},
+    "own excluded, row mask": {"mask": "scores", "in_batch": None, "target": "linear"},
+    "own, given to all": {"target": "given", "mask": "labels"},
+    "own given, row mask": {"target": "given own", "mask": "scores"},
+    "own, impossible": {"impossible": True, "mask": "labels"},
+    "own floats": {"floats": True, "in_batch": 0.25, "label_temperatures": True},
+    "dense": {"dense": True, "label_temperatures": True},
+    "dense masked": {"dense": True, "mask": "scores", "target": "linear"},
+    "dense floats given": {"dense": True, "floats": True, "target": "given", "impossible": True},
+}
+
+
+def form(name: str, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """17 queries of 9 passages: with tiles of 400 elements, two blocks a tile and one in the last."""
+    asked = dict(FORMS[name])
+    Q, K = 17, 9
+    generator = torch.Generator().manual_seed(20)
+    scores, labels = problem(Q, Q * K, seed=21, in_batch=not asked.pop("dense", False))
+    scores = scores.detach()
+    if asked.pop("floats", False):
+        labels = labels + torch.rand(labels.shape, generator=generator)
+    if asked.pop("impossible", False):
+        scores[2, 5] = -torch.inf
+    if "mask" in asked:
+        shape = labels.shape if asked["mask"] == "labels" else scores.shape
+        asked["mask"] = torch.rand(shape, generator=generator) > 0.3
+    if asked.get("target", "").startswith("given"):
+        shape = labels.shape if asked["target"] == "given own" else scores.shape
+        asked["target"] = torch.rand(shape, generator=generator, dtype=torch.float64)
+    if asked.pop("label_temperatures", False):
+        asked["label_temperature"] = 0.5 + torch.rand(Q, generator=generator, dtype=torch.float64)
+    return scores.to(dtype).requires_grad_(), labels, asked
+
+
+@pytest.mark.parametrize("tile", [400, tiles.TILE])
+@pytest.mark.parametrize("covariance", ["full", "diagonal"])
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_of_the_tiles_is_the_reference(
+    name: str, covariance: str, tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiles, "TILE", tile)
+    scores, labels, options = form(name)
+    options |= {"temperature": 0.7, "covariance": covariance}
+    want = step(scores, labels, backend="torch", **options)
+    before = scores.detach().clone(), labels.clone()
+    got = step(scores, labels, backend="native", **options)
+    torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-15)
+    assert torch.equal(scores, before[0])
+    assert torch.equal(labels, before[1])
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_opcheck(name: str) -> None:
+    scores, labels, options = form(name)
+    target, mask, temperatures = options.get("target"), options.get("mask"), options.get("label_temperature")
+    if mask is not None and mask.shape != scores.shape:
+        mask = mask.reshape(-1)
+    a = Arguments(
+        scores,
+        labels,
+        target if isinstance(target, Tensor) else None,
+        mask,
+        temperatures,
+        inputs.TARGETS["given" if isinstance(target, Tensor) else target or "softmax"],
+        options.get("in_batch", 0.0),
+        None if labels.is_floating_point() else 8,
+    )
+    for diagonal in (False, True):
+        a = a._replace(diagonal=diagonal)
+        torch.library.opcheck(torch.ops.wassrank.gaussian_wasserstein.default, tuple(a))
+        fixed = a._replace(scores=scores.detach())
+        loss, *kept = torch.ops.wassrank.gaussian_wasserstein.default(*fixed)
+        backward = (torch.ones_like(loss), *fixed[:5], *kept, *fixed[5:-1])
+        torch.library.opcheck(torch.ops.wassrank.gaussian_wasserstein_backward.default, backward)
+
+
+def test_compiles_without_a_graph_break_and_a_second_backward_is_the_first() -> None:
+    scores, grades = problem(7, 35, seed=22, in_batch=True)
+
+    def loss(s: Tensor) -> Tensor:
+        return gaussian_wasserstein(2 * s, grades, temperature=0.5).exp()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, fullgraph=True)
+    value = loss(scores)
+    first, second = (torch.autograd.grad(value, scores, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second)
+    torch.testing.assert_close(torch.autograd.grad(compiled(scores), scores)[0], first)
+
+
+def test_memory_is_that_of_tiles_and_small_matrices() -> None:
+    """With [Q, K] labels nothing grows as Q·N but the scores' gradient."""
+    Q, N = 32, 65536
+    scores = torch.randn(Q, N, requires_grad=True)
+    grades = torch.zeros(Q, N // Q, dtype=torch.int64).random_(0, 4)
+    gaussian_wasserstein(scores, grades, backend="native").backward()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
+        loss = gaussian_wasserstein(scores, grades, backend="native")
+        (gradient,) = torch.autograd.grad(loss, scores)
+    live = peak = 0
+    for event in sorted((e for e in trace.events() if e.name == "[memory]"), key=lambda e: e.time_range.start):
+        live += event.cpu_memory_usage
+        peak = max(peak, live)
+    small = 40 * Q * N // Q * 8  # of passages [N], a few
+    assert peak <= gradient.nbytes + 8 * tiles.TILE * 8 + small

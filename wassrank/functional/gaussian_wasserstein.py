@@ -6,11 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
+from wassrank import ops
 from wassrank.backends import resolve_backend
 from wassrank.reference.gaussian_wasserstein import gaussian_wasserstein as plain_torch
 
 from . import checks
-from .graded_loss import say_once
+from .graded_loss import asks_for_more, say_once
 
 COVARIANCES = ("full", "diagonal")
 
@@ -53,21 +54,22 @@ def gaussian_wasserstein(
         covariance: "full", or "diagonal": each passage's column alone, Σ_n (μ_P − μ_T)² + (σ_P − σ_T)².
         eps: for "full", replaces each singular value σ under the trace of the root by √(σ² + eps). 0 is exact. 1e-15
             gives the values of the published implementation, which makes the loss too small, and negative where P = T.
-        backend: "auto", "native", "triton" or "torch"; see `wassrank.resolve_backend`. So far only "torch" serves this
-            loss: "auto" takes it and says so once.
+        backend: "auto", "native", "triton" or "torch"; see `wassrank.resolve_backend`. This loss
+            has fused kernels on the CPU ("native"); elsewhere "auto" takes "torch" and says so once.
 
     weight, reduction and offsets have no meaning for a statistic of the whole batch and are refused.
 
     Returns:
         A scalar, float64 for float64 scores, else float32; ≥ 0 but for rounding of about 1e-16 of the traces. Computed
-        in float64 for every dtype: the singular values lie many orders of magnitude apart.
+        in float64 for every dtype: near P = T it is a small difference of large traces.
 
         A query without a real passage, or whose target has no mass, is no sample: Q counts the others. With one sample
         the covariances are zero and the loss is ‖μ_P − μ_T‖²; with none it is 0.
 
         Where predictions do not vary, or vary in a direction in which targets do not, the covariance term has a kink;
         the gradient there is the smallest subgradient (singular values that are zero but for rounding get none).
-        Differentiable twice, in scores, target and label_temperature.
+        "native" is differentiable once and in scores alone, and keeps Q·(Q + K + 5) numbers for the backward;
+        "torch" twice, and in target and label_temperature too: "auto" takes it where one of those asks for a gradient.
 
     Raises:
         TypeError, ValueError: as `wassrank.grade_wasserstein`. A score of NaN or +inf makes loss and gradient NaN.
@@ -83,12 +85,15 @@ def gaussian_wasserstein(
     if validate:
         checks.check_values(labels, target, mask, None, num_grades)
 
-    if resolve_backend(scores.device, backend) != "torch":
-        why = "gaussian_wasserstein has no fused kernel yet"
-        if backend != "auto":
-            raise ValueError(f"backend={backend!r} cannot do this: {why}; pass backend='auto' or 'torch'")
-        say_once(why)
-    return plain_torch(
+    resolved = resolve_backend(scores.device, backend)
+    if resolved != "torch":
+        why = ops.gaussian_wasserstein.beyond(resolved, scores.device) or asks_for_more(target, None, label_temperature)
+        if why is not None:
+            if backend != "auto":
+                raise ValueError(f"backend={backend!r} cannot do this: {why}; pass backend='auto' or 'torch'")
+            say_once(why)
+            resolved = "torch"
+    return (plain_torch if resolved == "torch" else ops.gaussian_wasserstein.fused)(
         scores,
         labels,
         temperature=temperature,
