@@ -3,24 +3,42 @@
     loss = wassrank.grade_wasserstein(scores, labels)         # or wassrank.GradeWassersteinLoss()(scores, labels)
 
 InfoNCE, listwise KL and weighted sums of all three take the same arguments: `info_nce`, `listwise_kl`, `combined_loss`.
+So does `gaussian_wasserstein`, which compares statistics of the whole batch.
 `wassrank.resolve_backend(device)` tells which kernels run; the mathematics is in `wassrank.reference`.
 """
 
 from wassrank._version import __version__
 from wassrank.backends import resolve_backend
-from wassrank.functional import combined_loss, grade_order, grade_wasserstein, info_nce, listwise_kl
-from wassrank.modules import CombinedLoss, GradeWassersteinLoss, InfoNCELoss, ListwiseKLLoss
+from wassrank.functional import (
+    combined_loss,
+    gaussian_wasserstein,
+    grade_order,
+    grade_wasserstein,
+    info_nce,
+    listwise_kl,
+    target_mass_on_graded,
+)
+from wassrank.modules import (
+    CombinedLoss,
+    GaussianWassersteinLoss,
+    GradeWassersteinLoss,
+    InfoNCELoss,
+    ListwiseKLLoss,
+)
 
 __all__ = [
     "CombinedLoss",
+    "GaussianWassersteinLoss",
     "GradeWassersteinLoss",
     "InfoNCELoss",
     "ListwiseKLLoss",
     "__version__",
     "combined_loss",
+    "gaussian_wasserstein",
     "grade_order",
     "grade_wasserstein",
     "info_nce",
     "listwise_kl",
     "resolve_backend",
+    "target_mass_on_graded",
 ]

@@ -35,8 +35,9 @@ class _Loss(nn.Module):
         offsets: Tensor | None = None,
         **given: Any,  # replaces an option of the module for this call: target, positives, label_temperature, …
     ) -> Tensor:
+        given |= {"mask": mask, "weight": weight, "offsets": offsets}
         options = self.options | {name: value for name, value in given.items() if value is not None}
-        loss: Tensor = type(self).function(scores, labels, mask=mask, weight=weight, offsets=offsets, **options)
+        loss: Tensor = type(self).function(scores, labels, **options)
         return loss
 
     def extra_repr(self) -> str:
@@ -75,6 +76,40 @@ class GradeWassersteinLoss(_Loss):
             num_levels=num_levels,
             position=position,
             reduction=reduction,
+            backend=backend,
+        )
+
+
+class GaussianWassersteinLoss(_Loss):
+    """`wassrank.gaussian_wasserstein` with its options held; the function's docstring is the reference.
+
+    Relations to other losses:
+        It compares statistics of the batch, not rows: it cannot tell queries apart, takes no weight and no reduction,
+        and needs a model that already ranks to start from.
+    """
+
+    function = staticmethod(functional.gaussian_wasserstein)
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 1.0,
+        label_temperature: float | Tensor = 1.0,
+        target: str = "softmax",
+        in_batch: float | None = 0,
+        num_levels: int = 8,
+        covariance: str = "full",
+        eps: float = 0.0,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(
+            temperature=temperature,
+            label_temperature=label_temperature,
+            target=target,
+            in_batch=in_batch,
+            num_levels=num_levels,
+            covariance=covariance,
+            eps=eps,
             backend=backend,
         )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -127,6 +127,30 @@ def check_target(scores: Tensor, labels: Tensor, target: str | Tensor) -> None:
             f"target must have the shape of scores {tuple(scores.shape)} or of labels {tuple(labels.shape)}, got "
             f"{tuple(target.shape)}"
         )
+
+
+def check_asked(
+    scores: Tensor,
+    labels: Tensor,
+    Q: int,
+    label_temperature: float | Tensor,
+    target: str | Tensor,
+    mask: Tensor | None,
+    in_batch: float | None,
+    num_levels: int,
+) -> None:
+    """All that says what the labels ask for."""
+    if mask is not None:
+        check_mask(scores, labels, mask)
+    check_target(scores, labels, target)
+    if isinstance(label_temperature, Tensor):
+        check_one_a_query("label_temperature", label_temperature, scores, Q)
+    else:
+        check_positive("label_temperature", label_temperature, "labels are divided by it")
+    if labels.is_floating_point():
+        check_in_batch_value(in_batch)
+    else:
+        check_levels(num_levels, in_batch)
 
 
 def check_one_a_query(name: str, values: Tensor, scores: Tensor, Q: int) -> None:
@@ -257,6 +281,15 @@ def check_positive(name: str, value: float, why: str) -> None:
         raise ValueError(f"{name} must be a positive finite number, got {value}: {why}")
 
 
+def check_eps(eps: float, covariance: str) -> None:
+    if not (0 <= eps < math.inf):
+        raise ValueError(f"eps must be a finite number >= 0, got {eps}: it is added under a root")
+    if eps and covariance != "full":
+        raise ValueError(
+            f"eps={eps} is for covariance='full', to compare with published runs; with {covariance!r} there are none"
+        )
+
+
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {choices}, got {value!r}")
@@ -267,6 +300,21 @@ def check_order(p: float) -> None:
         raise ValueError(
             f"p must be a finite number >= 1, got {p}: below 1, |x - y|^p is not convex and sorting does not solve it"
         )
+
+
+def check_batch_statistic(loss: str, arguments: Iterable[str]) -> None:
+    """Refuses what other losses take and one number of the whole batch has no use for."""
+    reasons = {
+        "weight": "every query is one sample of the batch's Gaussian; leave out with mask those that should be none",
+        "reduction": "it compares statistics of the whole batch and has no loss a query to reduce",
+        "offsets": "it compares passages column by column, and packed lists have no columns in common",
+        "position": "it compares probabilities passage by passage and puts none on a line",
+        "p": "it is the 2-Wasserstein distance of two Gaussians, which has a closed form for no other p",
+    }
+    for name in arguments:
+        if name not in reasons:
+            raise TypeError(f"{loss} has no argument {name!r}")
+        raise TypeError(f"{loss} takes no {name}: {reasons[name]}")
 
 
 def check_levels(num_levels: int, in_batch: float | None) -> None:

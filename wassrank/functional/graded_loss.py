@@ -45,24 +45,14 @@ def graded_loss(
     checks.check_labels(scores, labels, offsets)
     Q = checks.queries(scores, offsets)
     floats = labels.is_floating_point()
-    if mask is not None:
-        checks.check_mask(scores, labels, mask)
-    checks.check_target(scores, labels, target)
+    checks.check_asked(scores, labels, Q, label_temperature, target, mask, in_batch, num_levels)
     if weight is not None:
         checks.check_one_a_query("weight", weight, scores, Q)
-    if isinstance(label_temperature, Tensor):
-        checks.check_one_a_query("label_temperature", label_temperature, scores, Q)
-    else:
-        checks.check_positive("label_temperature", label_temperature, "labels are divided by it")
     if positives is not None:
         checks.check_positives(positives, scores, Q)
     checks.check_positive("temperature", temperature, "scores are divided by it")
     checks.check_order(p)
     checks.check_choice("reduction", reduction, checks.REDUCTIONS)
-    if floats:
-        checks.check_in_batch_value(in_batch)
-    else:
-        checks.check_levels(num_levels, in_batch)
     if order is not None:
         checks.check_ordering(order, labels)
     where = None if position is None else checks.line(position, scores, labels, num_levels, in_batch)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from wassrank.reference import Terms
-from wassrank.reference.rows import compute_dtype, stray_grade
+from wassrank.reference.rows import compute_dtype, gain, stray_grade
 
 from . import level_losses, sorted_losses
 
@@ -182,8 +182,8 @@ def _masses(
         own = ((y - top) / label_temperature).clamp(max=0).exp()
         rest = None if at is None else ((at - top[:, :1]) / label_temperature).exp()
     else:
-        own = _gain(target, y)
-        rest = None if at is None else _gain(target, torch.full_like(y[:, :1], at))
+        own = gain(target, y)
+        rest = None if at is None else gain(target, torch.full_like(y[:, :1], at))
     if rest is None:
         return own
     Q, K = labels.shape
@@ -191,7 +191,3 @@ def _masses(
     query = torch.arange(Q, device=scores.device)
     whole.view(Q, Q, K)[query, query] = own
     return whole
-
-
-def _gain(target: str, labels: Tensor) -> Tensor:
-    return (labels if target == "linear" else torch.exp2(labels) - 1).clamp(min=0)

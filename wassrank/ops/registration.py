@@ -12,7 +12,7 @@ a 2-core Xeon), which at 64 × 256 scores is more than both kernels together.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NoReturn
@@ -35,10 +35,12 @@ def register(
     save: Callable[..., None],  # save(ctx, scores, rest of the inputs, outputs): for the backward
     backward: Callable[..., Any],  # backward(backward_op, ctx, grad_loss) -> the scores' gradient
     direct: ModuleType | None = None,  # the native pair for eager calls: wassrank/ops/direct.py
+    backends: Sequence[str] = tuple(SUFFIX),
 ) -> dict[str, Callable[..., Any]]:
-    """Defines the operator pair once for each fused backend; returns for each a differentiable call giving the loss."""
+    """Defines the operator pair once for each backend; returns for each a differentiable call giving the loss."""
     calls = {}
-    for backend, suffix in SUFFIX.items():
+    for backend in backends:
+        suffix = SUFFIX[backend]
         forward_name, backward_name = f"{name}{suffix}", f"{name}_backward{suffix}"
         LIBRARY.define(f"{forward_name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
         LIBRARY.define(f"{backward_name}{backward_schema}", tags=(torch.Tag.pt2_compliant_tag,))

@@ -131,15 +131,16 @@ def target_distribution(
         if isinstance(label_temperature, Tensor):
             label_temperature = label_temperature.to(rows.dtype)
         return masked_softmax(rows.grades.to(rows.dtype), rows.real, label_temperature)
-    elif target == "linear":
-        gains = rows.grades.to(rows.dtype)
     else:
-        gains = torch.exp2(rows.grades.to(rows.dtype)) - 1
-    if not isinstance(target, Tensor):
-        gains = gains.clamp(min=0)  # a grade below zero has no gain
+        gains = gain(target, rows.grades.to(rows.dtype))
     gains = torch.where(rows.real, gains, 0.0)
     total = gains.sum(-1, keepdim=True)
     return gains / torch.where(total == 0, 1.0, total)
+
+
+def gain(target: str, grades: Tensor) -> Tensor:
+    """What "linear" or "exp2" asks for; a grade below zero has no gain."""
+    return (grades if target == "linear" else torch.exp2(grades) - 1).clamp(min=0)
 
 
 def reduce_rows(
