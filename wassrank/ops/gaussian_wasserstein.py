@@ -110,8 +110,8 @@ def _backward(backward_op: Any, ctx: Any, grad_loss: Tensor) -> Tensor:
 
 
 def step_work(a: Arguments) -> Work:
-    """Of one step of training, forward and backward; meta tensors will do. Left out: the small algebra, some 20·Q³
-    operations."""
+    """Of one step of training, forward and backward; meta tensors will do. Left out: the small algebra,
+    operations in Q³."""
     Q, N = a.scores.shape
     given = [t for t in (a.scores, a.labels, a.target, a.mask, a.label_temperatures) if t is not None]
     kept = 8 * (Q * ROW_STATE + math.prod(tiles.own_shape(a.scores, a.labels)) + (0 if a.diagonal else Q * Q))
