@@ -238,7 +238,7 @@ Tensor level_losses_backward(Tensor grad_loss, Tensor scores, Tensor labels, std
 
 template <Run<SortedForward> run>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> sorted_losses(
-    Tensor scores, Tensor labels, Tensor order, std::optional<Tensor> target, std::optional<Tensor> mask,
+    Tensor scores, Tensor labels, std::optional<Tensor> order, std::optional<Tensor> target, std::optional<Tensor> mask,
     std::optional<Tensor> weight, std::optional<Tensor> label_temperatures, std::optional<Tensor> positives,
     std::optional<Tensor> offsets, std::optional<Tensor> position, double wasserstein, double info_nce, double kl,
     int64_t target_kind, int64_t reduction, int64_t in_batch, double others_label, double p, double temperature,
@@ -248,8 +248,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> sorted_losses(
   SortedForward args{};
   args.rows = rows_of(scores, labels, mask, offsets, in_batch, 1, temperature);
   check_elements("labels", labels, dtype, passages);
-  check_elements("order", order, ScalarType::Int, passages);
-  args.order = static_cast<const int32_t*>(order.data_ptr());
+  STD_TORCH_CHECK(order || scores.is_cpu(), "wassrank: order is found by the CPU's kernels alone");
+  if (order) {
+    check_elements("order", *order, ScalarType::Int, passages);
+    args.order = static_cast<const int32_t*>(order->data_ptr());
+  }
   if (position) {
     check_elements("position", *position, dtype, passages);
     args.position = position->data_ptr();

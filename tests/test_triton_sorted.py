@@ -182,6 +182,7 @@ def test_gradient_is_zero_where_p_equals_t(p: float, device: str) -> None:
 @pytest.mark.parametrize("p", [1.0, 2.0])
 def test_an_order_that_is_none_leads_out_of_no_row(p: float, device: str) -> None:
     a = operator_arguments(next(c for c in CASES if c.name == "floats_excluded_p2"), device)._replace(p=p)
+    assert a.order is not None
     order = torch.full_like(a.order, 2**31 - 1)
     order[:, 0] = -(2**31)
     for output in torch.ops.wassrank.sorted_losses_triton(*a._replace(order=order)):

@@ -76,7 +76,9 @@ class SortedArguments(NamedTuple):
 
     scores: Tensor  # [Q, N]; packed lists [T]
     labels: Tensor  # [Q, N] or [Q, K] with N = Q·K, of C; packed [T]
-    order: Tensor  # int32, as labels: the places of a row's labelled passages by rising coordinate
+    # int32, as labels: the places of a row's labelled passages by rising coordinate. None: the kernels find it
+    # themselves, as those for the CPU can.
+    order: Tensor | None
     target: Tensor | None = None  # [Q, N] or [Q, K] of C; packed [T]
     mask: Tensor | None = None  # bool, [Q, N] or, one flag a passage for every row, N elements; packed [T]
     weight: Tensor | None = None  # [Q] of C

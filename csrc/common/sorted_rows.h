@@ -14,7 +14,7 @@ struct SortedState {
 // As for the level path, but: labels are [Q, K] of C; in_batch is kExcluded, or anything else for "others take part";
 // levels mean nothing. state: [Q, SortedState::width].
 struct SortedForward : RowLossesForward {
-  const int32_t* order;  // [Q, K]: the own passages' places by rising coordinate
+  const int32_t* order;  // [Q, K]: the own passages' places by rising coordinate; on the CPU null: to be found
   const void* position;  // [Q, K] of C: the coordinates; null: the labels
   double others_label;   // label and coordinate of other queries' passages
   // Outputs, as labels: own passages' c and, where terms are affine, b.

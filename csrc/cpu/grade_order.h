@@ -86,19 +86,30 @@ void sort_entries(std::vector<Entry>& entries, std::vector<Entry>& other) {
   std::stable_sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) { return a.key() < b.key(); });
 }
 
+// The places of `n` values in order, in `order`; the other two are room to work in.
+template <class C, class Entry>
+const int32_t* order_row(const C* values, int64_t n, std::vector<Entry>& entries, std::vector<Entry>& other,
+                         std::vector<int32_t>& order) {
+  entries.resize(n);
+  for (int64_t i = 0; i < n; ++i) entries[i] = Entry(values[i], i);
+  sort_entries(entries, other);
+  order.resize(n);
+  for (int64_t i = 0; i < n; ++i) order[i] = entries[i].place();
+  return order.data();
+}
+
 template <class C, class Entry>
 void order_rows(const GradeOrder& args, ParallelFor parallel_for) {
   const int64_t total = args.offsets ? args.columns : args.rows * args.columns;
   parallel_for(args.rows, rows_a_thread(total, args.rows), [&](int64_t first, int64_t last) {
     std::vector<Entry> entries, other;
+    std::vector<int32_t> order;
     for (int64_t row = first; row < last; ++row) {
       const int64_t begin = args.offsets ? args.offsets[row] : row * args.columns;
       const int64_t n = args.offsets ? args.offsets[row + 1] - begin : args.columns;
       const C* const values = static_cast<const C*>(args.values) + begin;
-      entries.resize(n);
-      for (int64_t i = 0; i < n; ++i) entries[i] = Entry(values[i], i);
-      sort_entries(entries, other);
-      for (int64_t i = 0; i < n; ++i) args.order[begin + i] = entries[i].place();
+      const int32_t* const found = order_row(values, n, entries, other, order);
+      std::copy(found, found + n, args.order + begin);
     }
   });
 }

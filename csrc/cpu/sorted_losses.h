@@ -6,11 +6,13 @@
 #include <atomic>
 #include <cmath>
 #include <optional>
+#include <type_traits>
 #include <vector>
 
 #include "common/line_transport.h"
 #include "common/sorted_rows.h"
 #include "common/target_gain.h"
+#include "cpu/grade_order.h"
 #include "cpu/kernels.h"
 #include "cpu/pieces.h"
 #include "cpu/row_totals.h"
@@ -27,6 +29,9 @@ struct Scratch {
   std::vector<int32_t> place;  // of each point among the row's own passages; -1 for the others'
   std::vector<int32_t> quantile;
   std::vector<uint8_t> is_positive;
+  // Where no order is given: entries being sorted, and the order they come to.
+  std::vector<std::conditional_t<std::is_same_v<C, float>, FloatEntry, DoubleEntry>> entries, other_entries;
+  std::vector<int32_t> order;
 
   void hold(int64_t own) {
     const size_t points = own + 1;
@@ -335,7 +340,8 @@ class SortedForwardPass {
   int64_t line_up(int64_t row, const C* labels, int64_t own, bool all_real, bool others, double others_mass,
                   double others_gain, double mass_scale, double gain_scale, Scratch<C>& w) const {
     const C* const x = args_.position ? static_cast<const C*>(args_.position) + rows_.labels_begin(row) : labels;
-    const int32_t* const order = args_.order + rows_.labels_begin(row);
+    const int32_t* const order =
+        args_.order ? args_.order + rows_.labels_begin(row) : order_row(x, own, w.entries, w.other_entries, w.order);
     uint32_t furthest = 0;  // a place below 0 is beyond all others
 #pragma omp simd reduction(max : furthest)
     for (int64_t i = 0; i < own; ++i) furthest = std::max(furthest, static_cast<uint32_t>(order[i]));

@@ -90,7 +90,7 @@ def graded_loss(
         return reference.graded_loss(scores, labels, terms, negative_grade=negative_grade, **options)
     if plain:
         return ops.level_losses.fused(resolved)(scores, labels, terms, **options)
-    if floats and terms.wasserstein and order is None:
+    if floats and terms.wasserstein and order is None and not (resolved == "native" and scores.is_cpu):
         order = grade_order(labels if where is None else where, offsets)
     return ops.graded_loss.fused(resolved)(scores, labels, terms, negative_grade=negative_grade, order=order, **options)
 

@@ -72,7 +72,7 @@ def _fused(backend: str, operator: Callable[..., Any]) -> Callable[..., Tensor]:
         in_batch: float | None,
         position: Tensor | None,
         positives: Tensor | None,
-        order: Tensor,
+        order: Tensor | None,
         offsets: Tensor | None,
         reduction: str,
     ) -> Tensor:
@@ -84,7 +84,7 @@ def _fused(backend: str, operator: Callable[..., Any]) -> Callable[..., Tensor]:
         loss: Tensor = operator(
             scores.contiguous(),
             contiguous(labels, C),
-            order.contiguous(),
+            contiguous(order),
             given,
             contiguous(mask),
             contiguous(weight, C),
@@ -208,7 +208,7 @@ def step_work(arguments: Arguments) -> Work:
 _OPERATORS = register(
     "sorted_losses",
     schema=(
-        "(Tensor scores, Tensor labels, Tensor order, Tensor? target, Tensor? mask, Tensor? weight, "
+        "(Tensor scores, Tensor labels, Tensor? order, Tensor? target, Tensor? mask, Tensor? weight, "
         "Tensor? label_temperatures, Tensor? positives, Tensor? offsets, Tensor? position, float wasserstein, "
         "float info_nce, float kl, int target_kind, int reduction, int in_batch, float others_label, float p, "
         "float temperature, float label_temperature) "
