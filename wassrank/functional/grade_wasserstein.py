@@ -87,8 +87,8 @@ def grade_wasserstein(
         Where P's and T's running masses tie, the gradient is the midpoint of the one-sided ones: a subgradient, 0 at
         P = T.
 
-        Memory: forward keeps num_levels + 1 numbers a row for the backward, and nothing of size [Q, N] but the gradient;
-        for float labels a number for each labelled passage (and its place, where there is an `order`).
+        Memory: forward keeps num_levels + 1 numbers a row for the backward; nothing of size [Q, N] but the gradient.
+        For float labels it keeps a number for each labelled passage (and its place, where there is an `order`).
         The "native" and "triton" backends are differentiable once and in scores alone; "torch" any number of times, and
         with respect to target, weight and label_temperature too: "auto" takes it where one of those asks for a
         gradient, and says so once.
