@@ -14,7 +14,8 @@ from benchmarks import row_losses
 from benchmarks.losses.grade_wasserstein import dense
 from benchmarks.problem import Contender, Inputs, Loss, Pair, Problem
 from benchmarks.row_losses import PAPER, SMALL, inputs
-from wassrank.ops.gaussian_wasserstein import Arguments, step_work
+from wassrank.gaussian.passes import Arguments
+from wassrank.ops.gaussian_wasserstein import step_work
 from wassrank.ops.work import Work
 
 __all__ = ["CPU_PAIRS", "GPU_PROBLEMS", "contenders", "inputs", "work"]

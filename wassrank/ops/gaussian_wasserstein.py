@@ -1,46 +1,28 @@
 """The operators `wassrank::gaussian_wasserstein[_backward]`: the squared 2-Wasserstein distance of the Gaussians of a
-batch's predictions and targets, in passes over tiles of the scores and one decomposition of a [Q, Q] matrix.
-
-Kept for the backward, beside the inputs: five numbers a row; for labels [Q, K] w [Q, K], the targets' excess on own
-passages; and W [Q, Q], the polar factor of the covariance of predictions and targets; see
-wassrank/reference/gaussian_wasserstein.py. So far on the CPU alone (wassrank/tiles).
+batch's predictions and targets; wassrank/gaussian says how, and what is kept for the backward.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from wassrank.codes import Target
+from wassrank.gaussian import distance, plain
+from wassrank.gaussian.distance import Kept, kept_shapes
+from wassrank.gaussian.passes import Arguments
 from wassrank.reference.rows import compute_dtype
-from wassrank.tiles import gaussian_wasserstein as tiles
 
 from . import inputs
 from .inputs import contiguous
 from .registration import LIBRARY, register
 from .work import Work
 
-ROW_STATE = 5
-
-
-class Arguments(NamedTuple):
-    """Of `wassrank::gaussian_wasserstein`, in order; all tensors are contiguous."""
-
-    scores: Tensor  # [Q, N]
-    labels: Tensor  # [Q, N] or [Q, K] with N = Q·K
-    target: Tensor | None = None  # [Q, N] or [Q, K], floating
-    mask: Tensor | None = None  # bool, [Q, N] or, one flag a passage for every row, [N]
-    label_temperatures: Tensor | None = None  # [Q], in place of label_temperature
-    target_kind: int = int(Target.softmax)
-    in_batch: float | None = 0.0  # None leaves other queries' passages out
-    num_levels: int | None = 8  # integer labels lie below; None: labels are floats
-    temperature: float = 1.0
-    label_temperature: float = 1.0
-    diagonal: bool = False
-    eps: float = 0.0
+TENSORS = 5
+"""Of the arguments, the first."""
+OPTIONS = Arguments._fields[TENSORS:]
 
 
 def beyond(backend: str, device: torch.device) -> str | None:
@@ -87,11 +69,9 @@ def fused(
 
 def _fake(*arguments: Any) -> tuple[Tensor, ...]:
     a = Arguments(*arguments)
-    Q = a.scores.shape[0]
-    shapes = (Q, ROW_STATE), tiles.own_shape(a.scores, a.labels), (0 if a.diagonal else Q, Q)
+    *floats, flag = (a.scores.new_empty(shape, dtype=torch.float64) for shape in kept_shapes(a))
     loss = a.scores.new_empty((), dtype=compute_dtype(a.scores.dtype))
-    kept = (a.scores.new_empty(shape, dtype=torch.float64) for shape in shapes)
-    return loss, *kept, a.scores.new_empty((), dtype=torch.bool)
+    return loss, *floats, flag.to(torch.bool)
 
 
 def _backward_fake(grad_loss: Tensor, scores: Tensor, *_: Any) -> Tensor:
@@ -100,8 +80,8 @@ def _backward_fake(grad_loss: Tensor, scores: Tensor, *_: Any) -> Tensor:
 
 def _save(ctx: Any, scores: Tensor, rest: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     a = Arguments(scores, *rest)
-    ctx.save_for_backward(scores, a.labels, a.target, a.mask, a.label_temperatures, *output[1:])
-    ctx.options = a.target_kind, a.in_batch, a.num_levels, a.temperature, a.label_temperature, a.diagonal
+    ctx.save_for_backward(*a[:TENSORS], *output[1:])
+    ctx.options = a[TENSORS:]
 
 
 def _backward(backward_op: Any, ctx: Any, grad_loss: Tensor) -> Tensor:
@@ -114,7 +94,7 @@ def step_work(a: Arguments) -> Work:
     operations in Q³."""
     Q, N = a.scores.shape
     given = [t for t in (a.scores, a.labels, a.target, a.mask, a.label_temperatures) if t is not None]
-    kept = 8 * (Q * ROW_STATE + math.prod(tiles.own_shape(a.scores, a.labels)) + (0 if a.diagonal else Q * Q))
+    kept = 8 * sum(math.prod(shape) for shape in kept_shapes(a))
     dense = a.labels.shape == a.scores.shape and not a.diagonal
     return Work(
         bytes=2 * sum(t.numel() * t.element_size() for t in given)
@@ -128,11 +108,14 @@ def step_work(a: Arguments) -> Work:
 
 
 _ASKED = "Tensor scores, Tensor labels, Tensor? target, Tensor? mask, Tensor? label_temperatures"
-_KEPT = "Tensor rows, Tensor own, Tensor polar_factor, Tensor blocks"
-_HOW = "int target_kind, float? in_batch, int? num_levels, float temperature, float label_temperature, bool diagonal"
+_HOW = (
+    "int target_kind, float? in_batch, int? num_levels, float temperature, float label_temperature, bool diagonal, "
+    "float eps"
+)
+_KEPT = ", ".join(f"Tensor {name}" for name in Kept._fields)
 _OPERATORS = register(
     "gaussian_wasserstein",
-    schema=f"({_ASKED}, {_HOW}, float eps) -> (Tensor loss, {_KEPT})",
+    schema=f"({_ASKED}, {_HOW}) -> (Tensor loss, {_KEPT})",
     fake=_fake,
     backward_schema=f"(Tensor grad_loss, {_ASKED}, {_KEPT}, {_HOW}) -> Tensor",
     backward_fake=_backward_fake,
@@ -140,5 +123,17 @@ _OPERATORS = register(
     backward=_backward,
     backends=("native",),
 )
-LIBRARY.impl("gaussian_wasserstein", tiles.gaussian_wasserstein, "CPU")
-LIBRARY.impl("gaussian_wasserstein_backward", tiles.gaussian_wasserstein_backward, "CPU")
+
+
+def _forward_kernel(*arguments: Any) -> tuple[Tensor, ...]:
+    loss, kept = distance.forward(plain, Arguments(*arguments))
+    return loss, *kept
+
+
+def _backward_kernel(grad_loss: Tensor, *rest: Any) -> Tensor:
+    tensors, kept, options = rest[:TENSORS], rest[TENSORS : TENSORS + len(Kept._fields)], rest[-len(OPTIONS) :]
+    return distance.backward(plain, Arguments(*tensors, *options), Kept(*kept), grad_loss)
+
+
+LIBRARY.impl("gaussian_wasserstein", _forward_kernel, "CPU")
+LIBRARY.impl("gaussian_wasserstein_backward", _backward_kernel, "CPU")

@@ -1,0 +1,36 @@
+"""Who shares a batch: one process that has all of it, or several that have some of its rows each."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class World(Protocol):
+    first: int  # the batch's query that this process's first row is
+
+    def sum(self, local: Tensor) -> Tensor:
+        """Over all processes; of a tensor that is not used again."""
+        ...
+
+    def rows(self, local: Tensor) -> Tensor:
+        """Everybody's rows, one below the other, [Q, …] of [q, …]."""
+        ...
+
+    def any(self, local: Tensor) -> Tensor:
+        """Of a bool []."""
+        ...
+
+
+class Alone:
+    first = 0
+
+    def sum(self, local: Tensor) -> Tensor:
+        return local
+
+    def rows(self, local: Tensor) -> Tensor:
+        return local
+
+    def any(self, local: Tensor) -> Tensor:
+        return local
