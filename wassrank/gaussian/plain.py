@@ -12,7 +12,7 @@ from .passes import Arguments, Column, Row, Turned
 
 
 def rows(a: Arguments, first: int) -> tuple[Tensor, Tensor]:
-    (Q, N), K = a.scores.shape, a.labels.shape[1]
+    N, K = a.scores.shape[1], a.labels.shape[1]
     own, asked = _own(a, first), _asked(a, first)
     real = asked & (a.scores != -torch.inf)
     grades = _dense(a, first, a.labels, a.in_batch or 0.0)
@@ -72,7 +72,8 @@ def tiles(a: Arguments, first: int, row: Tensor, columns: Tensor, begin: int, en
 def along(a: Arguments, first: int, row: Tensor, columns: Tensor) -> Tensor:
     P = predictions(a, first, row)
     mean, _, x, y = columns
-    return (P * (x + y * (P - mean))).sum(1)
+    products: Tensor = P * (x + y * (P - mean))
+    return products.sum(1)
 
 
 def gradient(
@@ -104,12 +105,14 @@ def gradient(
 
 def predictions(a: Arguments, first: int, row: Tensor) -> Tensor:
     inverse = row[:, Row.INVERSE, None]
-    return torch.where(inverse == 0, 0.0, _weights(a, first, row[:, Row.TOP]) * inverse)
+    P: Tensor = torch.where(inverse == 0, 0.0, _weights(a, first, row[:, Row.TOP]) * inverse)
+    return P
 
 
 def targets(a: Arguments, first: int, row: Tensor) -> Tensor:
     T = _gains(a, first, row[:, Row.LABEL_TOP]) * row[:, Row.LABEL_INVERSE, None]
-    return torch.where(_asked(a, first) & (a.scores != -torch.inf) & (row[:, Row.INVERSE, None] != 0), T, 0.0)
+    real = _asked(a, first) & (a.scores != -torch.inf) & (row[:, Row.INVERSE, None] != 0)
+    return torch.where(real, T, 0.0)
 
 
 def _centred(X: Tensor, mean: Tensor, row: Tensor) -> Tensor:
