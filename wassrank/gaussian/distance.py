@@ -76,7 +76,7 @@ def forward(passes: Passes, a: Arguments, world: World = Alone()) -> tuple[Tenso
         norms = (traces + n * means.square().sum(1)).sqrt()  # of P and T
         centred = traces.sqrt()
         noise = ROUNDING * f * (norms[0] * centred[1] + centred[0] * norms[1])
-        overlap, W = nuclear_norm_and_factor(A, noise, a.eps)
+        overlap, W = nuclear_norm_and_factor(A, noise, a.eps, a.scores)
         if a.eps:  # rows that are no samples have no singular value to be added to
             overlap = overlap - (~samples.one).sum(dtype=torch.float64) * a.eps**0.5
         distance = distance + f * traces.sum() - 2 * overlap
