@@ -49,7 +49,7 @@ def kept_shapes(a: Arguments) -> tuple[tuple[int, ...], ...]:
 
 def forward(passes: Passes, a: Arguments, world: World = Alone()) -> tuple[Tensor, Kept]:  # noqa: B008
     first = world.first
-    row, own = passes.rows(a, first)
+    row, own = world.checked(lambda: passes.rows(a, first))
     excess, flag = world.rows(own), world.any((row[:, Row.IMPOSSIBLE] != 0).any())
     one = row[:, Row.INVERSE] != 0
     samples = Samples.of(world.rows(one))
