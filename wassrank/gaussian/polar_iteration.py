@@ -12,9 +12,9 @@ vanish. X starts as A / ‖A‖_F, or further down if that is what brings the no
 two of x ← 2.5 x³ − 1.5 x⁵ leave 1 where it is, squaring its error, and send what ended below 0.816 to 0. Together: 1 to
 rounding from ℓ upwards, 0 to 3e-4 from ℓ / 10 downwards and to 1e-8 from ℓ / 30.
 
-In float64, ℓ = 1e-14: 27 steps. In float32, ℓ = 1e-5: 12 steps, then one of Newton–Schulz in float64, which squares
+In float64, ℓ = 1e-14: 27 steps. In float32, ℓ = 1e-6: 13 steps, then one of Newton–Schulz in float64, which squares
 what is left of the residual ‖W − W Wᵀ W‖ on the range and makes the norm ⟨A, W⟩ exact to second order in W's errors.
-Singular values below 1e-5 ‖A‖_F count as zero there; what that costs in digits: docs/polar_factor.md.
+Singular values below 1e-6 ‖A‖_F count as zero there; what that costs in digits: docs/polar_factor.md.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LOWEST = {torch.float64: 1e-14, torch.float32: 1e-5}
+LOWEST = {torch.float64: 1e-14, torch.float32: 1e-6}
 """ℓ, relative to ‖A‖_F."""
 ENOUGH = {torch.float64: 1e-5, torch.float32: 1e-2}
 """The error that the minimax steps may leave: two cuts square it twice."""
