@@ -97,14 +97,45 @@ void gaussian_gradient(const GaussianCall& call, Address row, Address columns, A
                          turned, begin, end, at(gradient), parallel_for);
 }
 
+// wassrank/gaussian/algebra.py, on the CPU.
+inline void gaussian_columns(Address everyone, Address moments, int64_t Q, int64_t N, bool diagonal, Address columns,
+                             Address numbers, Address impossible) {
+  cpu::kernels().gaussian_algebra->columns(at<double>(everyone), at<double>(moments), Q, N, diagonal,
+                                           at<double>(columns), at<double>(numbers), at<bool>(impossible));
+}
+
+inline void gaussian_centred(Address R, Address row, Address everyone, Address numbers, int64_t rows, int64_t Q,
+                             Address products) {
+  cpu::kernels().gaussian_algebra->centred(at<double>(R), at<double>(row), at<double>(everyone), at<double>(numbers),
+                                           rows, Q, at<double>(products));
+}
+
+inline void gaussian_overlap(Address products, Address total, Address row, Address numbers, int64_t rows, int64_t Q,
+                             Address A) {
+  cpu::kernels().gaussian_algebra->overlap(at<double>(products), at<double>(total), at<double>(row),
+                                           at<double>(numbers), rows, Q, at<double>(A));
+}
+
+inline void gaussian_finish(Address norm, Address W, Address products, Address sums, Address everyone, Address numbers,
+                            int64_t rows, int64_t Q, double eps, Address distance, Address scaled_W, Address along,
+                            Address everywhere) {
+  cpu::kernels().gaussian_algebra->finish(at<double>(norm), at<double>(W), at<double>(products), at<double>(sums),
+                                          at<double>(everyone), at<double>(numbers), rows, Q, eps, at<double>(distance),
+                                          at<double>(scaled_W), at<double>(along), at<double>(everywhere));
+}
+
+inline double polar_factor(Address X, Address V, int64_t n, int64_t lower, double noise, double eps) {
+  return cpu::kernels().gaussian_algebra->polar_factor(at<double>(X), at<double>(V), n, lower, noise, eps);
+}
+
 // Into wassrank._C.
 template <cpu::ParallelFor parallel_for>
 void define_gaussian_passes(pybind11::module_& module) {
   pybind11::class_<GaussianCall>(module, "GaussianBatch",
                                  "wassrank::GaussianBatch, and the CUDA stream its passes go to; None for the CPU.")
       .def(pybind11::init(&gaussian_call));
-  const auto define = [&](const char* name, auto* pass) {
-    module.def(name, pass, pybind11::call_guard<pybind11::gil_scoped_release>(), "wassrank/gaussian/passes.py.");
+  const auto define = [&](const char* name, auto* function) {
+    module.def(name, function, pybind11::call_guard<pybind11::gil_scoped_release>(), "wassrank/gaussian/native.py.");
   };
   define("gaussian_rows", &gaussian_rows<parallel_for>);
   define("gaussian_moments", &gaussian_moments<parallel_for>);
@@ -112,6 +143,11 @@ void define_gaussian_passes(pybind11::module_& module) {
   define("gaussian_tiles", &gaussian_tiles<parallel_for>);
   define("gaussian_along", &gaussian_along<parallel_for>);
   define("gaussian_gradient", &gaussian_gradient<parallel_for>);
+  define("gaussian_columns", &gaussian_columns);
+  define("gaussian_centred", &gaussian_centred);
+  define("gaussian_overlap", &gaussian_overlap);
+  define("gaussian_finish", &gaussian_finish);
+  define("polar_factor", &polar_factor);
 }
 
 }  // namespace wassrank::direct

@@ -1,8 +1,10 @@
-// The passes of the batch-Gaussian distance for one instruction set: compiled once for each, with WASSRANK_ISA naming
+// The batch-Gaussian distance for one instruction set: compiled once for each, with WASSRANK_ISA naming
 // it.
+#include "cpu/gaussian_algebra.h"
 #include "cpu/gaussian_passes.h"
 #include "cpu/gaussian_rows.h"
 #include "cpu/kernels.h"
+#include "cpu/polar_factor.h"
 #include "cpu/simd.h"
 
 namespace wassrank::cpu::WASSRANK_ISA {
@@ -16,5 +18,8 @@ constexpr GaussianPasses passes_of = {&gaussian_rows<S>,  &gaussian_moments<S>, 
 
 extern const GaussianPasses gaussian_passes[] = {passes_of<double>, passes_of<float>, passes_of<Half>,
                                                  passes_of<BFloat16>};  // in Dtype's order
+
+extern const GaussianAlgebra gaussian_algebra = {&gaussian_columns, &gaussian_centred, &gaussian_overlap,
+                                                 &gaussian_finish, &polar_factor};
 
 }  // namespace wassrank::cpu::WASSRANK_ISA

@@ -54,6 +54,7 @@ void sorted_backward(const SortedBackward& args, ParallelFor parallel_for) {
 }  // namespace
 
 extern const GaussianPasses gaussian_passes[];  // gaussian_kernels.cpp
+extern const GaussianAlgebra gaussian_algebra;
 
 }  // namespace WASSRANK_ISA
 
@@ -63,8 +64,8 @@ extern const GaussianPasses gaussian_passes[];  // gaussian_kernels.cpp
 #define WASSRANK_STRING(a) WASSRANK_STRING_(a)
 
 extern const Kernels WASSRANK_JOIN(kernels_, WASSRANK_ISA) = {
-    WASSRANK_STRING(WASSRANK_ISA), &WASSRANK_ISA::forward,        &WASSRANK_ISA::backward,
-    &WASSRANK_ISA::grade_order,    &WASSRANK_ISA::sorted_forward, &WASSRANK_ISA::sorted_backward,
-    WASSRANK_ISA::gaussian_passes};
+    WASSRANK_STRING(WASSRANK_ISA), &WASSRANK_ISA::forward,         &WASSRANK_ISA::backward,
+    &WASSRANK_ISA::grade_order,    &WASSRANK_ISA::sorted_forward,  &WASSRANK_ISA::sorted_backward,
+    WASSRANK_ISA::gaussian_passes, &WASSRANK_ISA::gaussian_algebra};
 
 }  // namespace wassrank::cpu

@@ -18,9 +18,9 @@ from wassrank.gaussian.native import Native
 from wassrank.gaussian.passes import Arguments
 from wassrank.reference.rows import compute_dtype
 
-from . import inputs
+from . import direct, inputs
 from .inputs import contiguous
-from .registration import LIBRARY, register
+from .registration import LIBRARY, ShortCut, register
 from .work import Work
 
 TENSORS = 5
@@ -133,6 +133,18 @@ def step_work(a: Arguments) -> Work:
     )
 
 
+def _forward_kernel(*arguments: Any) -> tuple[Tensor, ...]:
+    a = Arguments(*arguments)
+    loss, kept = distance.forward(Native(a, 0), a)
+    return loss, *kept
+
+
+def _backward_kernel(grad_loss: Tensor, *rest: Any) -> Tensor:
+    tensors, kept, options = rest[:TENSORS], rest[TENSORS : TENSORS + len(Kept._fields)], rest[-len(OPTIONS) :]
+    a = Arguments(*tensors, *options)
+    return distance.backward(Native(a, 0), a, Kept(*kept), grad_loss)
+
+
 _ASKED = "Tensor scores, Tensor labels, Tensor? target, Tensor? mask, Tensor? label_temperatures"
 _HOW = (
     "int target_kind, float? in_batch, int? num_levels, float temperature, float label_temperature, bool diagonal, "
@@ -147,20 +159,9 @@ _OPERATORS = register(
     backward_fake=_backward_fake,
     save=_save,
     backward=_backward,
+    short_cut=ShortCut(direct.serves, _forward_kernel, _backward_kernel),
     backends=("native",),
 )
-
-
-def _forward_kernel(*arguments: Any) -> tuple[Tensor, ...]:
-    a = Arguments(*arguments)
-    loss, kept = distance.forward(Native(a, 0), a)
-    return loss, *kept
-
-
-def _backward_kernel(grad_loss: Tensor, *rest: Any) -> Tensor:
-    tensors, kept, options = rest[:TENSORS], rest[TENSORS : TENSORS + len(Kept._fields)], rest[-len(OPTIONS) :]
-    a = Arguments(*tensors, *options)
-    return distance.backward(Native(a, 0), a, Kept(*kept), grad_loss)
 
 
 LIBRARY.impl("gaussian_wasserstein", _forward_kernel, "CPU")
