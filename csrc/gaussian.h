@@ -124,6 +124,11 @@ inline void gaussian_finish(Address norm, Address W, Address products, Address s
                                           at<double>(scaled_W), at<double>(along), at<double>(everywhere));
 }
 
+// wassrank/gaussian/split_svd.py.
+inline int64_t gram_eigenvectors(Address gram, int64_t n, double split, Address V) {
+  return cpu::kernels().gaussian_algebra->gram_eigenvectors(at<double>(gram), n, split, at<double>(V));
+}
+
 inline double polar_factor(Address X, Address V, int64_t n, int64_t lower, double noise, double eps) {
   return cpu::kernels().gaussian_algebra->polar_factor(at<double>(X), at<double>(V), n, lower, noise, eps);
 }
@@ -147,6 +152,7 @@ void define_gaussian_passes(pybind11::module_& module) {
   define("gaussian_centred", &gaussian_centred);
   define("gaussian_overlap", &gaussian_overlap);
   define("gaussian_finish", &gaussian_finish);
+  define("gram_eigenvectors", &gram_eigenvectors);
   define("polar_factor", &polar_factor);
 }
 

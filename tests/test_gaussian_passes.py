@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import gaussian_passes as plain
 import pytest
@@ -27,7 +28,7 @@ TESTS = Path(__file__).parent
 def some_rows(a: Arguments, first: int, count: int) -> Arguments:
     """What one of several processes has of the batch."""
     Q = len(a.scores)
-    some = {
+    some: dict[str, Any] = {
         name: t[first : first + count].contiguous()
         for name, t in a._asdict().items()
         if isinstance(t, Tensor) and (t.dim() == 2 or len(t) == Q)
@@ -112,6 +113,8 @@ def test_every_instruction_set(instruction_set: str) -> None:
         "    t.test_rows_of_a_larger_batch(name)\n"
         "t.test_algebra_is_that_in_torch(False)\n"
         "t.test_algebra_is_that_in_torch(True)\n"
+        "for n in (1, 2, 7, 33, 64, 96):\n"
+        "    t.test_eigenvectors_of_small_matrices(n)\n"
     )
     if instruction_set not in offered_here():
         pytest.skip(f"this processor has no {instruction_set}")
@@ -188,3 +191,22 @@ def test_algebra_is_that_in_torch(diagonal: bool) -> None:
     )
     for got, want in zip(native, torch_, strict=True):
         close(got, want)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 33, 64, 96])
+def test_eigenvectors_of_small_matrices(n: int) -> None:
+    generator = torch.Generator().manual_seed(34)
+    Q, _ = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))
+    spread = torch.logspace(0, -12, n, dtype=torch.float64)
+    one = torch.ones_like(spread)
+    for values in (spread, one, one.masked_fill(torch.arange(n) % 3 == 1, 0.0), 0 * one, 1e-200 * spread):
+        for basis in (Q, torch.eye(n, dtype=torch.float64)):
+            gram = (basis * values) @ basis.T
+            gram = (gram + gram.T) / 2
+            V = torch.full_like(gram, torch.nan)
+            lower = _C.gram_eigenvectors(gram.data_ptr(), n, 3e-5, V.data_ptr())
+            assert lower == (n if values[0] == 0 else (values <= 3e-5 * values[0]).sum())
+            assert (V @ V.T - torch.eye(n)).abs().max() <= 1e-13
+            found = V @ gram @ V.T
+            assert (found - found.diag().diag()).abs().max() <= 1e-14 * values[0]
+            close(found.diag().sort().values / (values[0] or 1), values.sort().values / (values[0] or 1), 1e-14)

@@ -6,6 +6,7 @@
 #include "cpu/kernels.h"
 #include "cpu/polar_factor.h"
 #include "cpu/simd.h"
+#include "cpu/symmetric_eigen.h"
 
 namespace wassrank::cpu::WASSRANK_ISA {
 namespace {
@@ -19,7 +20,7 @@ constexpr GaussianPasses passes_of = {&gaussian_rows<S>,  &gaussian_moments<S>, 
 extern const GaussianPasses gaussian_passes[] = {passes_of<double>, passes_of<float>, passes_of<Half>,
                                                  passes_of<BFloat16>};  // in Dtype's order
 
-extern const GaussianAlgebra gaussian_algebra = {&gaussian_columns, &gaussian_centred, &gaussian_overlap,
-                                                 &gaussian_finish, &polar_factor};
+extern const GaussianAlgebra gaussian_algebra = {&gaussian_columns, &gaussian_centred,  &gaussian_overlap,
+                                                 &gaussian_finish,  &gram_eigenvectors, &polar_factor};
 
 }  // namespace wassrank::cpu::WASSRANK_ISA

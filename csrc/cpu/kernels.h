@@ -48,6 +48,7 @@ struct GaussianAlgebra {
   void (*finish)(const double* norm, const double* W, const double* products, const double* sums,
                  const double* everyone, const double* numbers, int64_t rows, int64_t Q, double eps, double* distance,
                  double* scaled_W, double* along, double* everywhere);
+  int64_t (*gram_eigenvectors)(const double* gram, int64_t n, double split, double* V);
   double (*polar_factor)(double* X, double* V, int64_t n, int64_t lower, double noise, double eps);
 };
 
