@@ -20,7 +20,7 @@ from wassrank import GaussianWassersteinLoss, gaussian_wasserstein, target_mass_
 from wassrank.functional.graded_loss import say_once
 from wassrank.gaussian import distance
 from wassrank.gaussian.passes import Arguments
-from wassrank.gaussian.split_svd import split_svd
+from wassrank.gaussian.split_svd import norm_and_factor, split_svd
 from wassrank.ops import inputs
 from wassrank.ops.gaussian_wasserstein import beyond
 from wassrank.reference.nuclear_norm import norm_and_polar_factor, nuclear_norm
@@ -452,13 +452,12 @@ def test_every_form_of_the_tiles_is_the_reference(
     assert torch.equal(labels, before[1])
 
 
-@pytest.mark.parametrize("name", FORMS)
-def test_opcheck(name: str) -> None:
-    scores, labels, options = form(name)
+def arguments_of_form(name: str, dtype: torch.dtype = torch.float64) -> Arguments:
+    scores, labels, options = form(name, dtype)
     target, mask, temperatures = options.get("target"), options.get("mask"), options.get("label_temperature")
     if mask is not None and mask.shape != scores.shape:
         mask = mask.reshape(-1)
-    a = Arguments(
+    return Arguments(
         scores,
         labels,
         target if isinstance(target, Tensor) else None,
@@ -468,10 +467,15 @@ def test_opcheck(name: str) -> None:
         options.get("in_batch", 0.0),
         None if labels.is_floating_point() else 8,
     )
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_opcheck(name: str) -> None:
+    a = arguments_of_form(name)
     for diagonal in (False, True):
         a = a._replace(diagonal=diagonal)
         torch.library.opcheck(torch.ops.wassrank.gaussian_wasserstein.default, tuple(a))
-        fixed = a._replace(scores=scores.detach())
+        fixed = a._replace(scores=a.scores.detach())
         loss, *kept = torch.ops.wassrank.gaussian_wasserstein.default(*fixed)
         backward = (torch.ones_like(loss), *fixed[:5], *kept, *fixed[5:])
         torch.library.opcheck(torch.ops.wassrank.gaussian_wasserstein_backward.default, backward)
@@ -504,19 +508,25 @@ def test_compiles_without_a_graph_break_and_a_second_backward_is_the_first() -> 
     ],
     ids=["regular", "steep", "less steep", "deficient", "small and none", "at the split", "zero"],
 )
-def test_split_svd_gives_the_polar_factor(sigma: Tensor) -> None:
+@pytest.mark.parametrize("rotated", [True, False], ids=["rotated", "LAPACK"])
+def test_split_svd_gives_the_polar_factor(sigma: Tensor, rotated: bool) -> None:
+    def split(A: Tensor, noise: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        if rotated:
+            return norm_and_factor(A, noise, eps)
+        return norm_and_polar_factor(split_svd(A, noise), noise, eps)
+
     generator = torch.Generator().manual_seed(1)
     U, V = torch.linalg.qr(torch.randn(2, 40, 40, generator=generator, dtype=torch.float64))[0]
     sigma = sigma.double()
     A, noise = (U * sigma) @ V.T, torch.tensor(1e-15, dtype=torch.float64)
-    norm, W = norm_and_polar_factor(split_svd(A, noise), noise, 0.0)
+    norm, W = split(A, noise, 0.0)
     assert abs(norm - sigma.sum()) <= 1e-13
     g = (sigma > 0).double()
     # A itself holds singular values to 1e-16, and so their vectors to 1e-16 / σ.
     error = U.T @ (W - (U * g) @ V.T) @ V
     scale = torch.maximum(sigma[:, None], sigma) + 1e-16
     assert (error * scale).abs().max() <= 1e-12
-    norm, _ = norm_and_polar_factor(split_svd(A, noise), noise, 1e-2)
+    norm, _ = split(A, noise, 1e-2)
     assert abs(norm - (sigma.square() + 1e-2).sqrt().sum()) <= 1e-12
 
 

@@ -52,6 +52,10 @@ void sorted_backward(const SortedBackward& args, ParallelFor parallel_for) {
 }
 
 }  // namespace
+
+extern const GaussianPasses gaussian_passes[];  // gaussian_kernels.cpp
+extern const GaussianAlgebra gaussian_algebra;
+
 }  // namespace WASSRANK_ISA
 
 #define WASSRANK_JOIN_(a, b) a##b
@@ -60,7 +64,8 @@ void sorted_backward(const SortedBackward& args, ParallelFor parallel_for) {
 #define WASSRANK_STRING(a) WASSRANK_STRING_(a)
 
 extern const Kernels WASSRANK_JOIN(kernels_, WASSRANK_ISA) = {
-    WASSRANK_STRING(WASSRANK_ISA), &WASSRANK_ISA::forward,        &WASSRANK_ISA::backward,
-    &WASSRANK_ISA::grade_order,    &WASSRANK_ISA::sorted_forward, &WASSRANK_ISA::sorted_backward};
+    WASSRANK_STRING(WASSRANK_ISA), &WASSRANK_ISA::forward,         &WASSRANK_ISA::backward,
+    &WASSRANK_ISA::grade_order,    &WASSRANK_ISA::sorted_forward,  &WASSRANK_ISA::sorted_backward,
+    WASSRANK_ISA::gaussian_passes, &WASSRANK_ISA::gaussian_algebra};
 
 }  // namespace wassrank::cpu

@@ -6,6 +6,7 @@
 #include <limits>
 #include <optional>
 
+#include "common/gaussian.h"
 #include "common/rows.h"
 #include "common/sorted_rows.h"
 
@@ -22,6 +23,35 @@ struct Refusal {
   double label;
 };
 
+// Of the batch-Gaussian distance: wassrank/gaussian/passes.py says what each computes.
+struct GaussianPasses {
+  // Returns a label that cannot be, if a passage that takes part has one; the outputs then mean nothing.
+  std::optional<double> (*rows)(const GaussianBatch&, double* row, double* excess, ParallelFor);
+  void (*moments)(const GaussianBatch&, const double* row, double* moments, ParallelFor);
+  void (*products)(const GaussianBatch&, const double* row, const double* columns, const double* excess, double* sums,
+                   double* products, ParallelFor);
+  void (*tiles)(const GaussianBatch&, const double* row, const double* columns, int64_t begin, int64_t end, double* P,
+                double* E_T, ParallelFor);
+  void (*along)(const GaussianBatch&, const double* row, const double* columns, double* along, ParallelFor);
+  void (*gradient)(const GaussianBatch&, const double* row, const double* columns, const double* along, double scale,
+                   const gaussian::Turned&, int64_t begin, int64_t end, void* gradient, ParallelFor);
+};
+
+// And between them, wassrank/gaussian/algebra.py and split_svd.py.
+struct GaussianAlgebra {
+  void (*columns)(const double* everyone, const double* moments, int64_t Q, int64_t N, bool diagonal, double* columns,
+                  double* numbers, bool* impossible);
+  void (*centred)(const double* R, const double* row, const double* everyone, const double* numbers, int64_t rows,
+                  int64_t Q, double* products);
+  void (*overlap)(const double* products, const double* total, const double* row, const double* numbers, int64_t rows,
+                  int64_t Q, double* A);
+  void (*finish)(const double* norm, const double* W, const double* products, const double* sums,
+                 const double* everyone, const double* numbers, int64_t rows, int64_t Q, double eps, double* distance,
+                 double* scaled_W, double* along, double* everywhere);
+  int64_t (*gram_eigenvectors)(const double* gram, int64_t n, double split, double* V);
+  double (*polar_factor)(double* X, double* V, int64_t n, int64_t lower, double noise, double eps);
+};
+
 struct Kernels {
   const char* instruction_set;
   // Returns a grade outside [0, levels) if a passage that takes part has one; the outputs then mean nothing.
@@ -30,6 +60,8 @@ struct Kernels {
   void (*grade_order)(const GradeOrder&, ParallelFor);
   std::optional<Refusal> (*sorted_losses_forward)(const SortedForward&, ParallelFor);
   void (*sorted_losses_backward)(const SortedBackward&, ParallelFor);
+  const GaussianPasses* gaussian;  // one for each Dtype
+  const GaussianAlgebra* gaussian_algebra;
 };
 
 // Compiled from the same sources with other flags; see setup.py.

@@ -12,16 +12,17 @@ Rows may be shared out among processes (world.py): then Q counts the whole batch
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from wassrank.reference.gaussian_wasserstein import ROUNDING
+from wassrank import backends
 from wassrank.reference.rows import compute_dtype
 
-from .passes import Arguments, Column, Moment, Passes, Row, Sum, Turned
+from . import algebra, native_algebra
+from .algebra import Algebra, Number, of_both
+from .passes import Arguments, Column, Passes, Row, Turned
 from .polar import nuclear_norm_and_factor
 from .world import Alone, World
 
@@ -48,42 +49,22 @@ def kept_shapes(a: Arguments) -> tuple[tuple[int, ...], ...]:
 
 
 def forward(passes: Passes, a: Arguments, world: World = Alone()) -> tuple[Tensor, Kept]:  # noqa: B008
+    small: Algebra = native_algebra if a.scores.is_cpu and backends.native is not None else algebra
     first = world.first
     row, own = world.checked(lambda: passes.rows(a, first))
-    excess, flag = world.rows(own), world.any((row[:, Row.IMPOSSIBLE] != 0).any())
-    one = row[:, Row.INVERSE] != 0
-    samples = Samples.of(world.rows(one))
-    means, squares = _merged(passes.moments(a, first, row), one, samples, world)
-    n, f = samples.n, samples.f
-    apart = means[0] - means[1]
-    distance = apart.dot(apart)
-    x = apart * (2 / n)
+    everyone, excess = world.rows(row), world.rows(own)
+    moments = _merged(passes.moments(a, first, row), row, everyone, world)
+    columns, numbers, flag = small.columns(everyone, moments, a.diagonal)
     if a.diagonal:
-        sigma = _deviations(means, squares, samples)
-        stretch = sigma[0] - sigma[1]
-        distance = distance + stretch.dot(stretch)
-        varies = sigma[0] != 0
-        y = 2 * f * torch.where(varies, 1 - sigma[1] / torch.where(varies, sigma[0], 1.0), 0.0)
-        columns = torch.cat([means, torch.stack([x, y])])
+        distance = numbers[Number.DISTANCE].clone()
         along = passes.along(a, first, row, columns)
-        W, everywhere = row.new_empty(0, len(samples.one)), torch.zeros_like(along)
+        W, everywhere = row.new_empty(0, len(everyone)), torch.zeros_like(along)
     else:
-        columns = torch.cat([means, torch.stack([x, (2 * f).expand_as(x)])])
-        sums, products = _products(passes, a, world, row, columns, excess, flag, samples)
-        A = products - world.sum(products.sum(0)) / n
-        A = world.rows(torch.where(one[:, None], A, 0.0) * f)
-        traces = squares.sum(1)
-        norms = (traces + n * means.square().sum(1)).sqrt()  # of P and T
-        centred = traces.sqrt()
-        noise = ROUNDING * f * (norms[0] * centred[1] + centred[0] * norms[1])
-        overlap, W = nuclear_norm_and_factor(A, noise, a.eps, a.scores)
-        if a.eps:  # rows that are no samples have no singular value to be added to
-            overlap = overlap - (~samples.one).sum(dtype=torch.float64) * a.eps**0.5
-        distance = distance + f * traces.sum() - 2 * overlap
-        W = W[first : first + len(row)] * (2 * f)
-        along = 2 * f * (sums[:, Sum.SQUARES] + sums[:, Sum.ALONG_MEAN]) + 2 / n * sums[:, Sum.APART]
-        along = along - (W * products).sum(1)
-        everywhere = W @ _centred_rest(world.rows(row[:, Row.REST].contiguous()), samples)
+        sums, products = _products(passes, a, world, small, row, everyone, columns, numbers, excess, flag)
+        A = world.rows(small.overlap(products, world.sum(products.sum(0)), row, numbers))
+        norm, W = nuclear_norm_and_factor(A, numbers[Number.NOISE], a.eps, a.scores)
+        W = W[first : first + len(row)]
+        distance, W, along, everywhere = small.finish(norm, W, products, sums, everyone, numbers, a.eps)
     return distance.to(compute_dtype(a.scores.dtype)), Kept(row, excess, columns, along, W, everywhere, flag)
 
 
@@ -105,66 +86,42 @@ def backward(passes: Passes, a: Arguments, kept: Kept, grad_loss: Tensor, world:
     return gradient
 
 
-@dataclass(frozen=True)
-class Samples:
-    """Which rows of the batch are samples, and the weights that follow."""
-
-    one: Tensor  # [Q] bool
-    n: Tensor  # [] float64, at least 1
-    f: Tensor  # []: 1/(n − 1), and 1 for n = 1
-
-    @staticmethod
-    def of(one: Tensor) -> Samples:
-        n = one.sum(dtype=torch.float64)
-        return Samples(one, n.clamp(min=1), 1 / (n - 1).clamp(min=1))
-
-
-def _merged(moments: Tensor, here: Tensor, samples: Samples, world: World) -> tuple[Tensor, Tensor]:
-    """Means and sums of squares about them, [2, N] each, of P and of T, over the whole batch. The squares of several
-    sets of samples about their common mean are those about each one's own and each one's distance from it."""
-    sums = moments[[Moment.SUM_P, Moment.SUM_T]]
-    squares = moments[[Moment.SQUARES_P, Moment.SQUARES_T]]
+def _merged(moments: Tensor, row: Tensor, everyone: Tensor, world: World) -> Tensor:
+    """The whole batch's moments. The squares of several sets of samples about their common mean are those about each
+    one's own and each one's distance from it."""
     if isinstance(world, Alone):
-        return sums / samples.n, squares
-    count = here.sum(dtype=torch.float64)
-    means = world.sum(sums.clone()) / samples.n
-    return means, world.sum(squares + count * (sums / count.clamp(min=1) - means).square())
-
-
-def _deviations(means: Tensor, squares: Tensor, samples: Samples) -> Tensor:
-    """σ, [2, N]; 0 where a column is constant but for rounding."""
-    constant = squares <= ROUNDING**2 * (squares + samples.n * means.square())
-    return (samples.f * squares).sqrt().masked_fill_(constant, 0.0)
+        return moments
+    here, n = ((state[:, Row.INVERSE] != 0).sum(dtype=torch.float64) for state in (row, everyone))
+    local, squares = of_both(moments)
+    sums = world.sum(local.clone(memory_format=torch.contiguous_format))
+    apart = local / here.clamp(min=1) - sums / n.clamp(min=1)
+    squares = world.sum((squares + here * apart.square()).contiguous())
+    return torch.stack([sums, squares], 1).view_as(moments)
 
 
 def _products(
     passes: Passes,
     a: Arguments,
     world: World,
+    small: Algebra,
     row: Tensor,
+    everyone: Tensor,
     columns: Tensor,
+    numbers: Tensor,
     excess: Tensor,
     flag: Tensor,
-    samples: Samples,
 ) -> tuple[Tensor, Tensor]:
     """Row sums, and ⟨P_i, E_T,j⟩, [q, Q]."""
     if not _in_blocks(a, flag, world):
         sums, _ = passes.products(a, world.first, row, columns, excess.new_empty(0), None)
-        products = row.new_zeros(len(row), len(samples.one))
+        products = row.new_zeros(len(row), len(everyone))
         for _, _, P, E_T in _tiles(passes, a, world, row, columns):
             products.addmm_(P, E_T.T)
         return sums, products
-    sums, R = passes.products(a, world.first, row, columns, excess.view(-1), _unknown(flag))
-    b = _centred_rest(world.rows(row[:, Row.REST].contiguous()), samples)
-    products = R - R.sum(1, keepdim=True) / samples.n + b
-    products = torch.where((row[:, Row.INVERSE, None] != 0) & samples.one, products, 0.0)
     unknown = _unknown(flag)
+    sums, R = passes.products(a, world.first, row, columns, excess.view(-1), unknown)
+    products = small.centred(R, row, everyone, numbers)
     return sums, products if unknown is None else torch.where(unknown, R, products)
-
-
-def _centred_rest(rest: Tensor, samples: Samples) -> Tensor:
-    """b, [Q]: β less its mean."""
-    return torch.where(samples.one, rest - rest.sum() / samples.n, 0.0)
 
 
 def _in_blocks(a: Arguments, flag: Tensor, world: World) -> bool:

@@ -12,10 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wassrank.reference.nuclear_norm import norm_and_polar_factor
-
 from .polar_iteration import polar_by_products
-from .split_svd import split_svd
+from .split_svd import norm_and_factor
 
 PRODUCTS_IN_FLOAT64 = 256
 
@@ -28,7 +26,7 @@ def nuclear_norm_and_factor(
 ) -> tuple[Tensor, Tensor]:
     """Σ √(σ² + eps), [], and W, [Q, Q], its gradient, with singular values up to `noise` [] taken for zero."""
     if by_decomposition(A.device):
-        return norm_and_polar_factor(split_svd(A, noise), noise, eps)
+        return norm_and_factor(A, noise, eps)
     if eps:  # [A, √eps I] has the singular values √(σ² + eps)
         wide = torch.cat([A, torch.eye(len(A), dtype=A.dtype, device=A.device) * eps**0.5], 1)
         norm, W = polar_by_products(wide, noise, torch.float64)

@@ -13,11 +13,58 @@ the polar factor is within 1e-12 of the SVD's; SPLIT = 1e-6 would save another 1
 
 from __future__ import annotations
 
+import bisect
+import math
+
 import torch
 from torch import Tensor
 
+from wassrank import backends
+from wassrank.reference.nuclear_norm import norm_and_polar_factor
+
 SPLIT = 1e-4
 """Of eigenvalues: singular values below 1e-2 of the largest are the lower part."""
+
+
+MOST_ROTATED = 64
+"""Singular values of the lower part up to which C++ rotates it (csrc/cpu/polar_factor.h); LAPACK takes over beyond."""
+
+
+MOST_BY_QL = 96
+"""Rows up to which C++ finds the eigenvectors (csrc/cpu/symmetric_eigen.h)."""
+
+
+def norm_and_factor(
+    A: Tensor,  # [n, n] float64, on the CPU
+    noise: Tensor,  # []: singular values up to this are zero
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Σ √(σ² + eps), [], and its gradient, [n, n]. NaN for a matrix that holds one."""
+    n = len(A)
+    if n == 0 or backends.native is None:
+        return norm_and_polar_factor(split_svd(A, noise), noise, eps)
+    if not math.isfinite(A.sum()):
+        return A.new_full((), math.nan), torch.full_like(A, math.nan)
+    Vh, lower = _eigenvectors(A.T @ A)
+    if lower > min(MOST_ROTATED, n // 2):
+        return norm_and_polar_factor(_split_svd(A, Vh.T, lower, noise), noise, eps)
+    U = Vh @ A.T
+    norm = backends.native.polar_factor(U.data_ptr(), Vh.data_ptr(), n, lower, float(noise), eps)
+    return A.new_tensor(norm), U.T @ Vh
+
+
+def _eigenvectors(gram: Tensor) -> tuple[Tensor, int]:
+    """In rows, those of the lower part first, and how many these are."""
+    assert backends.native is not None
+    n = len(gram)
+    if n <= MOST_BY_QL:
+        Vh = torch.empty_like(gram)
+        lower = backends.native.gram_eigenvectors(gram.data_ptr(), n, SPLIT, Vh.data_ptr())
+        if lower >= 0:
+            return Vh, lower
+    eigenvalues, V = torch.linalg.eigh(gram)
+    known = eigenvalues.tolist()
+    return V.T.contiguous(), bisect.bisect_right(known, SPLIT * known[-1])
 
 
 def lapack(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -36,6 +83,10 @@ def split_svd(
         return A, torch.full_like(A[0], torch.nan), A
     eigenvalues, V = torch.linalg.eigh(A.T @ A)
     lower = int((eigenvalues <= SPLIT * eigenvalues[-1]).sum())
+    return _split_svd(A, V, lower, noise)
+
+
+def _split_svd(A: Tensor, V: Tensor, lower: int, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if 2 * lower > len(A):  # nothing would be saved
         return lapack(A)
     U = A @ V

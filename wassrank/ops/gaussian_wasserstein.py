@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from wassrank.gaussian import distance, plain
+from wassrank.gaussian import distance
 from wassrank.gaussian.distance import Kept, kept_shapes
 from wassrank.gaussian.group import Group
-from wassrank.gaussian.passes import Arguments, Passes
+from wassrank.gaussian.native import Native
+from wassrank.gaussian.passes import Arguments
 from wassrank.reference.rows import compute_dtype
 
-from . import inputs
+from . import direct, inputs
 from .inputs import contiguous
-from .registration import LIBRARY, register
+from .registration import LIBRARY, ShortCut, register
 from .work import Work
 
 TENSORS = 5
@@ -67,7 +68,7 @@ def fused(
         covariance == "diagonal",
         eps,
     )
-    loss: Tensor = _OPERATORS["native"](*a) if group is None else _OfGroup.apply(a.scores, a[1:], plain, group)  # type: ignore[no-untyped-call]
+    loss: Tensor = _OPERATORS["native"](*a) if group is None else _OfGroup.apply(a.scores, a[1:], group)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -75,20 +76,21 @@ class _OfGroup(torch.autograd.Function):
     """The distance of a batch that several processes share. No operator: a group of processes is nothing to trace."""
 
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, rest: tuple[Any, ...], passes: Passes, group: Group) -> Tensor:
+    def forward(ctx: Any, scores: Tensor, rest: tuple[Any, ...], group: Group) -> Tensor:
         a = Arguments(scores, *rest)
-        loss, kept = distance.forward(passes, a, group)
+        loss, kept = distance.forward(Native(a, group.first), a, group)
         ctx.save_for_backward(*a[:TENSORS], *kept)
-        ctx.rest = a[TENSORS:], passes, group
+        ctx.rest = a[TENSORS:], group
         return loss
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None, None]:
-        options, passes, group = ctx.rest
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None]:
+        options, group = ctx.rest
         tensors, kept = ctx.saved_tensors[:TENSORS], ctx.saved_tensors[TENSORS:]
-        gradient = distance.backward(passes, Arguments(*tensors, *options), Kept(*kept), grad_loss, group)
-        return gradient, None, None, None
+        a = Arguments(*tensors, *options)
+        gradient = distance.backward(Native(a, group.first), a, Kept(*kept), grad_loss, group)
+        return gradient, None, None
 
 
 def _fake(*arguments: Any) -> tuple[Tensor, ...]:
@@ -131,6 +133,18 @@ def step_work(a: Arguments) -> Work:
     )
 
 
+def _forward_kernel(*arguments: Any) -> tuple[Tensor, ...]:
+    a = Arguments(*arguments)
+    loss, kept = distance.forward(Native(a, 0), a)
+    return loss, *kept
+
+
+def _backward_kernel(grad_loss: Tensor, *rest: Any) -> Tensor:
+    tensors, kept, options = rest[:TENSORS], rest[TENSORS : TENSORS + len(Kept._fields)], rest[-len(OPTIONS) :]
+    a = Arguments(*tensors, *options)
+    return distance.backward(Native(a, 0), a, Kept(*kept), grad_loss)
+
+
 _ASKED = "Tensor scores, Tensor labels, Tensor? target, Tensor? mask, Tensor? label_temperatures"
 _HOW = (
     "int target_kind, float? in_batch, int? num_levels, float temperature, float label_temperature, bool diagonal, "
@@ -145,18 +159,9 @@ _OPERATORS = register(
     backward_fake=_backward_fake,
     save=_save,
     backward=_backward,
+    short_cut=ShortCut(direct.serves, _forward_kernel, _backward_kernel),
     backends=("native",),
 )
-
-
-def _forward_kernel(*arguments: Any) -> tuple[Tensor, ...]:
-    loss, kept = distance.forward(plain, Arguments(*arguments))
-    return loss, *kept
-
-
-def _backward_kernel(grad_loss: Tensor, *rest: Any) -> Tensor:
-    tensors, kept, options = rest[:TENSORS], rest[TENSORS : TENSORS + len(Kept._fields)], rest[-len(OPTIONS) :]
-    return distance.backward(plain, Arguments(*tensors, *options), Kept(*kept), grad_loss)
 
 
 LIBRARY.impl("gaussian_wasserstein", _forward_kernel, "CPU")

@@ -34,7 +34,7 @@ def register(
     backward_fake: Callable[..., Any],
     save: Callable[..., None],  # save(ctx, scores, rest of the inputs, outputs): for the backward
     backward: Callable[..., Any],  # backward(backward_op, ctx, grad_loss) -> the scores' gradient
-    direct: ModuleType | None = None,  # the native pair for eager calls: wassrank/ops/direct.py
+    short_cut: ShortCut | None = None,  # for eager calls of the native pair
     backends: Sequence[str] = tuple(SUFFIX),
 ) -> dict[str, Callable[..., Any]]:
     """Defines the operator pair once for each backend; returns for each a differentiable call giving the loss."""
@@ -49,8 +49,8 @@ def register(
         operator = getattr(torch.ops.wassrank, forward_name).default
         backward_operator = getattr(torch.ops.wassrank, backward_name).default
 
-        short_cut = None if direct is None or backend != "native" else ShortCut.of(direct, name)
-        function = _function(operator, backward_operator, save, backward, short_cut)
+        short = short_cut if backend == "native" else None
+        function = _function(operator, backward_operator, save, backward, short)
         LIBRARY.impl(forward_name, _with_all_outputs(function), "Autograd")
         LIBRARY.impl(backward_name, _once_only(backward_operator), "Autograd")
         if backend == "triton":

@@ -1,4 +1,5 @@
-"""The passes in plain torch, whole matrices at a time: what kernels are to do, said briefly."""
+"""The passes of wassrank/gaussian/passes.py in plain torch, whole matrices at a time: what kernels are to do, said
+briefly."""
 
 from __future__ import annotations
 
@@ -6,9 +7,8 @@ import torch
 from torch import Tensor
 
 from wassrank.codes import Target
+from wassrank.gaussian.passes import Arguments, Column, Row, Turned
 from wassrank.reference.rows import gain, stray_grade
-
-from .passes import Arguments, Column, Row, Turned
 
 
 def rows(a: Arguments, first: int) -> tuple[Tensor, Tensor]:
