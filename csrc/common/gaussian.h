@@ -38,6 +38,15 @@ enum Row { kTop, kInverse, kLabelTop, kLabelInverse, kRest, kImpossible, kRowSta
 enum Moment { kSumP, kSquaresP, kSumT, kSquaresT, kMoments };
 enum Sum { kSquares, kAlongMean, kApart, kSums };
 enum Column { kMeanP, kMeanT, kX, kY, kColumns };
+
+// What W E_T takes off the gradient (passes.py's `turned`): nothing, where all are null; a tile; or its parts.
+struct Turned {
+  const double* tile;        // [Q, end - begin]
+  const double* W;           // [Q, N / K]
+  const double* everywhere;  // [Q]
+  const double* excess;      // [N]
+  const bool* flag;          // []; null on the CPU, where it is known before
+};
 }  // namespace gaussian
 
 }  // namespace wassrank
