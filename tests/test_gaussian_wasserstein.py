@@ -452,13 +452,12 @@ def test_every_form_of_the_tiles_is_the_reference(
     assert torch.equal(labels, before[1])
 
 
-@pytest.mark.parametrize("name", FORMS)
-def test_opcheck(name: str) -> None:
-    scores, labels, options = form(name)
+def arguments_of_form(name: str, dtype: torch.dtype = torch.float64) -> Arguments:
+    scores, labels, options = form(name, dtype)
     target, mask, temperatures = options.get("target"), options.get("mask"), options.get("label_temperature")
     if mask is not None and mask.shape != scores.shape:
         mask = mask.reshape(-1)
-    a = Arguments(
+    return Arguments(
         scores,
         labels,
         target if isinstance(target, Tensor) else None,
@@ -468,10 +467,15 @@ def test_opcheck(name: str) -> None:
         options.get("in_batch", 0.0),
         None if labels.is_floating_point() else 8,
     )
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_opcheck(name: str) -> None:
+    a = arguments_of_form(name)
     for diagonal in (False, True):
         a = a._replace(diagonal=diagonal)
         torch.library.opcheck(torch.ops.wassrank.gaussian_wasserstein.default, tuple(a))
-        fixed = a._replace(scores=scores.detach())
+        fixed = a._replace(scores=a.scores.detach())
         loss, *kept = torch.ops.wassrank.gaussian_wasserstein.default(*fixed)
         backward = (torch.ones_like(loss), *fixed[:5], *kept, *fixed[5:])
         torch.library.opcheck(torch.ops.wassrank.gaussian_wasserstein_backward.default, backward)
