@@ -21,6 +21,7 @@
 #include "cpu/kernels.h"
 #include "cuda/tuning.h"
 #include "direct.h"
+#include "gaussian.h"
 #if WASSRANK_WITH_CUDA
 #include "cuda/device.h"
 #include "cuda/kernels.h"
@@ -529,6 +530,7 @@ PYBIND11_MODULE(_C, module) {
              "wassrank::level_losses on the CPU, called with addresses: wassrank/ops/direct.py.");
   module.def("level_losses_backward", &direct::level_losses_backward<&parallel_for>,
              pybind11::call_guard<gil_scoped_release>(), "And its backward.");
+  direct::define_gaussian_passes<&parallel_for>(module);
   module.def("cuda_driver_version", &cuda_driver_version,
              "The newest CUDA the driver here serves, 13000 for 13.0; 0 without a driver, or built without CUDA.");
 #if WASSRANK_WITH_CUDA

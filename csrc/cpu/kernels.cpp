@@ -52,6 +52,9 @@ void sorted_backward(const SortedBackward& args, ParallelFor parallel_for) {
 }
 
 }  // namespace
+
+extern const GaussianPasses gaussian_passes[];  // gaussian_kernels.cpp
+
 }  // namespace WASSRANK_ISA
 
 #define WASSRANK_JOIN_(a, b) a##b
@@ -61,6 +64,7 @@ void sorted_backward(const SortedBackward& args, ParallelFor parallel_for) {
 
 extern const Kernels WASSRANK_JOIN(kernels_, WASSRANK_ISA) = {
     WASSRANK_STRING(WASSRANK_ISA), &WASSRANK_ISA::forward,        &WASSRANK_ISA::backward,
-    &WASSRANK_ISA::grade_order,    &WASSRANK_ISA::sorted_forward, &WASSRANK_ISA::sorted_backward};
+    &WASSRANK_ISA::grade_order,    &WASSRANK_ISA::sorted_forward, &WASSRANK_ISA::sorted_backward,
+    WASSRANK_ISA::gaussian_passes};
 
 }  // namespace wassrank::cpu

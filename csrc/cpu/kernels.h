@@ -6,6 +6,7 @@
 #include <limits>
 #include <optional>
 
+#include "common/gaussian.h"
 #include "common/rows.h"
 #include "common/sorted_rows.h"
 
@@ -22,6 +23,20 @@ struct Refusal {
   double label;
 };
 
+// Of the batch-Gaussian distance: wassrank/gaussian/passes.py says what each computes.
+struct GaussianPasses {
+  // Returns a label that cannot be, if a passage that takes part has one; the outputs then mean nothing.
+  std::optional<double> (*rows)(const GaussianBatch&, double* row, double* excess, ParallelFor);
+  void (*moments)(const GaussianBatch&, const double* row, double* moments, ParallelFor);
+  void (*products)(const GaussianBatch&, const double* row, const double* columns, const double* excess, double* sums,
+                   double* products, ParallelFor);
+  void (*tiles)(const GaussianBatch&, const double* row, const double* columns, int64_t begin, int64_t end, double* P,
+                double* E_T, ParallelFor);
+  void (*along)(const GaussianBatch&, const double* row, const double* columns, double* along, ParallelFor);
+  void (*gradient)(const GaussianBatch&, const double* row, const double* columns, const double* along, double scale,
+                   const gaussian::Turned&, int64_t begin, int64_t end, void* gradient, ParallelFor);
+};
+
 struct Kernels {
   const char* instruction_set;
   // Returns a grade outside [0, levels) if a passage that takes part has one; the outputs then mean nothing.
@@ -30,6 +45,7 @@ struct Kernels {
   void (*grade_order)(const GradeOrder&, ParallelFor);
   std::optional<Refusal> (*sorted_losses_forward)(const SortedForward&, ParallelFor);
   void (*sorted_losses_backward)(const SortedBackward&, ParallelFor);
+  const GaussianPasses* gaussian;  // one for each Dtype
 };
 
 // Compiled from the same sources with other flags; see setup.py.

@@ -56,12 +56,9 @@ inline float exp_nonpositive(float x) {
   return x < -87.3f ? 0.0f : e * power;
 }
 
-inline double exp_nonpositive(double x) {
-  constexpr double kRound = 0x1.8p52;
-  const double shifted = x * 0x1.71547652b82fep0 + kRound;
-  const double k = shifted - kRound;
-  double r = x - k * 0x1.62e42fee00000p-1;
-  r = r - k * 1.9082149292705878e-10;
+// 2^k e^r for |r| <= ln2/2, where `shifted` is k + kDoubleRound.
+constexpr double kDoubleRound = 0x1.8p52;  // adding it leaves the rounded integer in the low bits
+inline double scaled_exp_near_zero(double shifted, double r) {
   double q = 2.509555467711111e-8;
   q = q * r + 2.7613806861538288e-7;
   q = q * r + 2.7557280067016980e-6;
@@ -73,8 +70,24 @@ inline double exp_nonpositive(double x) {
   q = q * r + 1.6666666666666667e-1;
   q = q * r + 0.5;
   const double e = (q * r) * r + r + 1.0;
-  const double power = std::bit_cast<double>((std::bit_cast<uint64_t>(shifted) << 52) + 0x3ff0000000000000u);
-  return x < -708.0 ? 0.0 : e * power;
+  return e * std::bit_cast<double>((std::bit_cast<uint64_t>(shifted) << 52) + 0x3ff0000000000000u);
+}
+
+inline double exp_nonpositive(double x) {
+  const double shifted = x * 0x1.71547652b82fep0 + kDoubleRound;
+  const double k = shifted - kDoubleRound;
+  double r = x - k * 0x1.62e42fee00000p-1;
+  r = r - k * 1.9082149292705878e-10;
+  const double power = scaled_exp_near_zero(shifted, r);
+  return x < -708.0 ? 0.0 : power;
+}
+
+// 2^x, exact for integers; 0 below the normal range, infinite from 1023.5 on.
+inline double exp2_of(double x) {
+  const double shifted = x + kDoubleRound;
+  const double power = scaled_exp_near_zero(shifted, (x - (shifted - kDoubleRound)) * 0.69314718055994530942);
+  const double not_small = x < -1022.0 ? 0.0 : power;
+  return x >= 1023.5 ? std::numeric_limits<double>::infinity() : not_small;
 }
 
 // log x of a positive, finite, normal x; some number for any other. x = 2^k m with m

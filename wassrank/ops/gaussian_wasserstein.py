@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wassrank.gaussian import distance, plain
+from wassrank.gaussian import distance
 from wassrank.gaussian.distance import Kept, kept_shapes
+from wassrank.gaussian.native import Native
 from wassrank.gaussian.passes import Arguments
 from wassrank.reference.rows import compute_dtype
 
@@ -126,13 +127,15 @@ _OPERATORS = register(
 
 
 def _forward_kernel(*arguments: Any) -> tuple[Tensor, ...]:
-    loss, kept = distance.forward(plain, Arguments(*arguments))
+    a = Arguments(*arguments)
+    loss, kept = distance.forward(Native(a, 0), a)
     return loss, *kept
 
 
 def _backward_kernel(grad_loss: Tensor, *rest: Any) -> Tensor:
     tensors, kept, options = rest[:TENSORS], rest[TENSORS : TENSORS + len(Kept._fields)], rest[-len(OPTIONS) :]
-    return distance.backward(plain, Arguments(*tensors, *options), Kept(*kept), grad_loss)
+    a = Arguments(*tensors, *options)
+    return distance.backward(Native(a, 0), a, Kept(*kept), grad_loss)
 
 
 LIBRARY.impl("gaussian_wasserstein", _forward_kernel, "CPU")
