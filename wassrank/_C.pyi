@@ -29,7 +29,7 @@ def gaussian_along(batch: GaussianBatch, *addresses: int) -> None: ...
 def gaussian_gradient(batch: GaussianBatch, *numbers: int) -> None: ...
 def cuda_driver_version() -> int: ...  # 13000 for 13.0; 0 without a driver
 
-# The three that follow: only where it was built with CUDA.
+# The four that follow: only where it was built with CUDA.
 def level_losses_launches(
     dtype: str,  # "float64", "float32", "float16" or "bfloat16"
     Q: int,
@@ -53,6 +53,7 @@ def sorted_losses_launches(
     capability: int = 0,
     packed: bool = False,
 ) -> tuple[list[Launch], int]: ...  # and the bytes of the forward's workspace
+def gaussian_wasserstein_launches(dtype: str, Q: int, N: int) -> list[Launch]: ...  # a launch a pass
 def grade_order_launches(is_double: bool, rows: int, columns: int) -> list[Launch]: ...
 def tuning(capability: int) -> dict[str, int]: ...
 def set_tuning(capability: int, values: Mapping[str, int]) -> None: ...

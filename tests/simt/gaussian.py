@@ -194,7 +194,7 @@ def call(
     first = 0
     if rows is not None:
         first = rows[0]
-        part = {
+        part: dict[str, Any] = {
             name: t[slice(*rows)]
             for name, t in a._asdict().items()
             if isinstance(t, Tensor) and not (name == "mask" and t.dim() == 1)

@@ -55,7 +55,7 @@ def gaussian_wasserstein(
         eps: for "full", replaces each singular value σ under the trace of the root by √(σ² + eps). 0 is exact. 1e-15
             gives the values of the published implementation, which makes the loss too small, and negative where P = T.
         backend: "auto", "native", "triton" or "torch"; see `wassrank.resolve_backend`. This loss
-            has fused kernels on the CPU ("native"); elsewhere "auto" takes "torch" and says so once.
+            has fused kernels on the CPU and in CUDA ("native"); elsewhere "auto" takes "torch" and says so once.
 
     weight, reduction and offsets have no meaning for a statistic of the whole batch and are refused.
 

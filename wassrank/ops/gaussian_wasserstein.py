@@ -28,7 +28,7 @@ OPTIONS = Arguments._fields[TENSORS:]
 
 def beyond(backend: str, device: torch.device) -> str | None:
     """What the backend's kernels cannot do; None where they can."""
-    if backend == "native" and device.type == "cpu":
+    if backend == "native" and device.type in ("cpu", "cuda"):
         return None
     return f"{backend} has no kernel for gaussian_wasserstein on {device.type} yet"
 
@@ -128,15 +128,18 @@ _OPERATORS = register(
 
 def _forward_kernel(*arguments: Any) -> tuple[Tensor, ...]:
     a = Arguments(*arguments)
-    loss, kept = distance.forward(Native(a, 0), a)
+    with torch.cuda.device_of(a.scores):  # nothing on the CPU
+        loss, kept = distance.forward(Native(a, 0), a)
     return loss, *kept
 
 
 def _backward_kernel(grad_loss: Tensor, *rest: Any) -> Tensor:
     tensors, kept, options = rest[:TENSORS], rest[TENSORS : TENSORS + len(Kept._fields)], rest[-len(OPTIONS) :]
     a = Arguments(*tensors, *options)
-    return distance.backward(Native(a, 0), a, Kept(*kept), grad_loss)
+    with torch.cuda.device_of(a.scores):
+        return distance.backward(Native(a, 0), a, Kept(*kept), grad_loss)
 
 
-LIBRARY.impl("gaussian_wasserstein", _forward_kernel, "CPU")
-LIBRARY.impl("gaussian_wasserstein_backward", _backward_kernel, "CPU")
+for _device in ("CPU", "CUDA"):
+    LIBRARY.impl("gaussian_wasserstein", _forward_kernel, _device)
+    LIBRARY.impl("gaussian_wasserstein_backward", _backward_kernel, _device)
