@@ -18,7 +18,7 @@ from benchmarks.losses.gaussian_wasserstein import published_distance
 from benchmarks.losses.grade_wasserstein import dense
 from wassrank import GaussianWassersteinLoss, gaussian_wasserstein, target_mass_on_graded
 from wassrank.functional.graded_loss import say_once
-from wassrank.gaussian import distance
+from wassrank.gaussian import distance, plain
 from wassrank.gaussian.passes import Arguments
 from wassrank.gaussian.split_svd import split_svd
 from wassrank.ops import inputs
@@ -450,6 +450,21 @@ def test_every_form_of_the_tiles_is_the_reference(
     assert (got[1] - want[1]).norm() <= 1e-11 * want[1].norm()
     assert torch.equal(scores, before[0])
     assert torch.equal(labels, before[1])
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_gpu_need_not_be_asked_for_its_flag(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As distance.py does it there: the passes look at the flag."""
+    monkeypatch.setattr(distance, "_in_blocks", lambda a, *_: a.blocks)
+    monkeypatch.setattr(distance, "_unknown", lambda flag: flag)
+    a = arguments_of_form(name)
+    scores, labels, options = form(name)
+    want = step(scores, labels, backend="torch", **options)
+    a = a._replace(scores=scores.detach())
+    loss, kept = distance.forward(plain, a)
+    gradient = distance.backward(plain, a, kept, torch.ones_like(loss))
+    assert abs(loss - want[0]) <= 1e-11 * want[0]
+    assert (gradient - want[1]).norm() <= 1e-11 * want[1].norm()
 
 
 def arguments_of_form(name: str, dtype: torch.dtype = torch.float64) -> Arguments:

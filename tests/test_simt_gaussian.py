@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from simt.driver import ROOT, SANITIZERS, SIMT, Driver, Mutant, Results, broken_copy, compiled
-from simt.gaussian import CALLS, FEW_CHUNKS, MUTANTS, SANITIZED, Call, Found, end_of, huge, poisoned, stray
+from simt.gaussian import CALLS, FEW_CHUNKS, MUTANTS, RACED, SANITIZED, Call, Found, end_of, huge, poisoned, stray
 from torch import Tensor
 
 from wassrank.gaussian.passes import Row
@@ -99,7 +99,7 @@ def test_memory_is_touched_only_where_it_may_be(programs: Programs, found: dict[
 
 
 def test_threads_do_not_race(programs: Programs) -> None:
-    results(programs.whole["thread"].result(), SANITIZED)
+    results(programs.whole["thread"].result(), RACED)
 
 
 @pytest.mark.parametrize("dense", [False, True])

@@ -10,8 +10,9 @@
 
 namespace wassrank::cuda {
 
-// A warp reads neighbours; the rows of a column are one thread's work each after the other, so that many share it.
-constexpr int kMomentColumns = 32, kMomentRows = 16;
+// A warp reads neighbours; a column's rows wait for one another, so many threads share them. With 1024 threads a
+// multiprocessor holds one block, and a batch of 4096 passages has one for each of 128.
+constexpr int kMomentColumns = 32, kMomentRows = 32;
 
 // Of what the tile's threads have for each column, in a fixed order; to every thread its column's. All must call.
 template <int n>

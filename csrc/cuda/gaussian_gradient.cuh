@@ -11,15 +11,24 @@ namespace wassrank::cuda {
 
 constexpr int kElementsAThread = 4;
 
-// Calls body(n) for columns [begin, end) that are the calling thread's: gridDim.y blocks share a row's.
-template <class Body>
-__device__ void for_columns(int begin, int end, Body body) {
-  const int chunk = kElementsAThread * static_cast<int>(blockDim.x);
+// Calls body(n, score) for columns [begin, end) that are the calling thread's: gridDim.y blocks share a row's. A few
+// scores are asked for before any is waited for.
+template <class S, class Body>
+__device__ void for_columns(const GaussianRow<S>& row, int begin, int end, Body body) {
+  const int threads = static_cast<int>(blockDim.x), chunk = kElementsAThread * threads;
   for (int start = begin + static_cast<int>(blockIdx.y) * chunk; start < end;
        start += static_cast<int>(gridDim.y) * chunk) {
+    const int first = start + static_cast<int>(threadIdx.x);
+    double score[kElementsAThread];
+#pragma unroll
     for (int u = 0; u < kElementsAThread; ++u) {
-      const int n = start + u * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x);
-      if (n < end) body(n);
+      const int n = first + u * threads;
+      score[u] = n < end ? row.score(n) : 0;
+    }
+#pragma unroll
+    for (int u = 0; u < kElementsAThread; ++u) {
+      const int n = first + u * threads;
+      if (n < end) body(n, score[u]);
     }
   }
 }
@@ -33,8 +42,8 @@ __device__ void write_gradient(const GaussianBatch& batch, const GaussianSample<
   const double* const x = args.columns + gaussian::kX * batch.N;
   const double* const y = args.columns + gaussian::kY * batch.N;
   S* const out = static_cast<S*>(args.out) + index * batch.N;
-  for_columns(static_cast<int>(args.begin), static_cast<int>(args.end), [&](int n) {
-    const double P = row.prediction(row.score(n));
+  for_columns(row, static_cast<int>(args.begin), static_cast<int>(args.end), [&](int n, double score) {
+    const double P = row.prediction(score);
     double gradient = 0;
     if (P != 0) gradient = scale * (P * (x[n] + y[n] * (P - mean[n]) - along - turned(n)));
     out[n] = narrow<S>(static_cast<Computing<S>>(gradient));

@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
 }
 
 template <class S>
-__global__ void __launch_bounds__(kMomentColumns* kMomentRows, kRowBlocks)
+__global__ void __launch_bounds__(kMomentColumns* kMomentRows)
     gaussian_moments_kernel(const __grid_constant__ GaussianBatch batch, const ScaledExp<double> scaled_exp,
                             const double* states, double* moments) {
   gaussian_column<S>(batch, scaled_exp, states, moments);
@@ -87,8 +87,7 @@ __global__ void __launch_bounds__(kElementThreads, kElementBlocks)
                           const double* states, const double* mean_T, int begin, int end, double* P, double* E_T) {
   const int64_t index = blockIdx.x, start = index * (end - begin) - begin;
   const GaussianSample<S> row(batch, scaled_exp, states, index);
-  for_columns(begin, end, [&](int n) {
-    const double score = row.score(n);
+  for_columns(row, begin, end, [&](int n, double score) {
     P[start + n] = row.prediction(score);
     E_T[start + n] = row.centred_target(n, score, mean_T[n]);
   });
