@@ -31,7 +31,8 @@ if platform.machine() in ("x86_64", "AMD64"):
     ]  # fmt: skip
 # Ampere, Hopper, Blackwell data-centre parts.
 ARCHITECTURES_WITHOUT_A_GPU = ["80", "90", "100"]
-CXX_FLAGS = ["-std=c++20", "-O3", "-fopenmp-simd", "-fvisibility=hidden", "-g0", "-Wall"]
+# -fno-trapping-math: or else a choice between two sums is a branch, and its loop no vector code short of AVX-512.
+CXX_FLAGS = ["-std=c++20", "-O3", "-fno-trapping-math", "-fopenmp-simd", "-fvisibility=hidden", "-g0", "-Wall"]
 # The stable ABI as of torch 2.11: the same binary loads under 2.11 to 2.14.
 TORCH_TARGET_VERSION = "0x020b000000000000"
 

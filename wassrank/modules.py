@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from wassrank import functional
+from wassrank.gaussian.group import Shared
 
 
 class _Loss(nn.Module):
@@ -100,6 +101,8 @@ class GaussianWassersteinLoss(_Loss):
         num_levels: int = 8,
         covariance: str = "full",
         eps: float = 0.0,
+        gather: bool = False,
+        group: Shared = None,
         backend: str = "auto",
     ) -> None:
         super().__init__(
@@ -110,6 +113,8 @@ class GaussianWassersteinLoss(_Loss):
             num_levels=num_levels,
             covariance=covariance,
             eps=eps,
+            gather=gather,
+            group=group,
             backend=backend,
         )
 

@@ -39,8 +39,8 @@ constexpr C kNegInf = -std::numeric_limits<C>::infinity();
 
 // e^x for x <= 0, NaN for NaN, exactly 0 below the normal range. Range reduction x = k ln2 + r (Cody & Waite), |r| <=
 // ln2/2, polynomials through the Chebyshev nodes of that interval: relative error 1e-8 (float) and 3e-17 (double)
-// before rounding.
-inline float exp_nonpositive(float x) {
+// before rounding. Inlined always: a loop around a call is no vector code.
+[[gnu::always_inline]] inline float exp_nonpositive(float x) {
   constexpr float kRound = 0x1.8p23f;  // adding it leaves the rounded integer in the low bits
   const float shifted = x * 0x1.715476p0f + kRound;
   const float k = shifted - kRound;
@@ -58,7 +58,7 @@ inline float exp_nonpositive(float x) {
 
 // 2^k e^r for |r| <= ln2/2, where `shifted` is k + kDoubleRound.
 constexpr double kDoubleRound = 0x1.8p52;  // adding it leaves the rounded integer in the low bits
-inline double scaled_exp_near_zero(double shifted, double r) {
+[[gnu::always_inline]] inline double scaled_exp_near_zero(double shifted, double r) {
   double q = 2.509555467711111e-8;
   q = q * r + 2.7613806861538288e-7;
   q = q * r + 2.7557280067016980e-6;
@@ -73,7 +73,7 @@ inline double scaled_exp_near_zero(double shifted, double r) {
   return e * std::bit_cast<double>((std::bit_cast<uint64_t>(shifted) << 52) + 0x3ff0000000000000u);
 }
 
-inline double exp_nonpositive(double x) {
+[[gnu::always_inline]] inline double exp_nonpositive(double x) {
   const double shifted = x * 0x1.71547652b82fep0 + kDoubleRound;
   const double k = shifted - kDoubleRound;
   double r = x - k * 0x1.62e42fee00000p-1;
@@ -83,7 +83,7 @@ inline double exp_nonpositive(double x) {
 }
 
 // 2^x, exact for integers; 0 below the normal range, infinite from 1023.5 on.
-inline double exp2_of(double x) {
+[[gnu::always_inline]] inline double exp2_of(double x) {
   const double shifted = x + kDoubleRound;
   const double power = scaled_exp_near_zero(shifted, (x - (shifted - kDoubleRound)) * 0.69314718055994530942);
   const double not_small = x < -1022.0 ? 0.0 : power;

@@ -66,7 +66,8 @@ def queries(scores: Tensor, offsets: Tensor | None) -> int:
     return scores.shape[0] if offsets is None else len(offsets) - 1
 
 
-def check_labels(scores: Tensor, labels: Tensor, offsets: Tensor | None) -> None:
+def check_labels(scores: Tensor, labels: Tensor, offsets: Tensor | None, *, shared: bool = False) -> None:
+    """`shared`: the batch has queries elsewhere, so that how many passages there must be is not known here."""
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels must be a tensor, got {type(labels).__name__}")
     if labels.dtype not in INTEGERS + FLOATS:
@@ -86,7 +87,7 @@ def check_labels(scores: Tensor, labels: Tensor, offsets: Tensor | None) -> None
             f"or [{Q}, K] with N = Q*K (own passages graded); got {tuple(labels.shape)}"
         )
     K = labels.shape[1]
-    if K != N and Q * K != N:
+    if K != N and Q * K != N and not shared:
         raise ValueError(
             f"labels [{Q}, {K}] do not fit scores [{Q}, {N}]: N must be K={K} (every passage graded) or Q*K={Q * K} "
             f"(query-major in-batch passages, query i's own in columns i*K to i*K+K-1); with any other N it is not "

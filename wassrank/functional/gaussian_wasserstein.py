@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from wassrank import ops
 from wassrank.backends import resolve_backend
+from wassrank.gaussian.group import Shared, agree, present
 from wassrank.reference.gaussian_wasserstein import gaussian_wasserstein as plain_torch
 
 from . import checks
@@ -28,6 +31,8 @@ def gaussian_wasserstein(
     num_levels: int = 8,
     covariance: str = "full",
     eps: float = 0.0,
+    gather: bool = False,
+    group: Shared = None,
     backend: str = "auto",
     validate: bool = False,
     **others: Any,
@@ -54,6 +59,15 @@ def gaussian_wasserstein(
         covariance: "full", or "diagonal": each passage's column alone, Σ_n (μ_P − μ_T)² + (σ_P − σ_T)².
         eps: for "full", replaces each singular value σ under the trace of the root by √(σ² + eps). 0 is exact. 1e-15
             gives the values of the published implementation, which makes the loss too small, and negative where P = T.
+        gather: with torch.distributed initialised, `scores` [q, N] and `labels` [q, K] are this process's rows of a
+            batch that the processes of `group` (None: all) share: N counts the whole batch's passages, query-major in
+            the processes' order, and a mask [q, K] is of this process's own passages. The loss is the whole batch's,
+            the same on every process; the gradient is what one process that held the whole batch would find for these
+            rows. Processes exchange statistics, [Q, Q], [Q, K] and [N] numbers, never scores; labels and masks [q, N]
+            cost an exchange of targets, tile by tile, forward and backward. Each process backpropagates through its
+            own rows alone; DistributedDataParallel averages gradients where the whole batch's is their sum, so
+            multiply the loss by the number of processes. Without torch.distributed it changes nothing. Not under
+            torch.compile.
         backend: "auto", "native", "triton" or "torch"; see `wassrank.resolve_backend`. This loss
             has fused kernels on the CPU and in CUDA ("native"); elsewhere "auto" takes "torch" and says so once.
 
@@ -74,34 +88,80 @@ def gaussian_wasserstein(
     Raises:
         TypeError, ValueError: as `wassrank.grade_wasserstein`. A score of NaN or +inf makes loss and gradient NaN.
     """
+    options: dict[str, Any] = {
+        "temperature": temperature,
+        "label_temperature": label_temperature,
+        "target": target,
+        "mask": mask,
+        "in_batch": in_batch,
+        "num_levels": num_levels,
+        "covariance": covariance,
+        "eps": eps,
+    }
+    checked = functools.partial(_check, scores, labels, options, others, validate, backend)
+    together = None
+    if gather and present():
+        device = scores.device if isinstance(scores, Tensor) else torch.device("cpu")
+        together = agree(
+            group, functools.partial(checked, shared=True), lambda: _facts(scores, labels, options), device
+        )
+        if mask is not None and mask.shape == labels.shape != scores.shape:
+            options["mask"] = together.rows(mask).reshape(-1)
+        fused = resolve_backend(scores.device, backend)
+    else:
+        fused = checked(shared=False)
+    if labels.is_floating_point():
+        options["num_levels"] = None
+    if fused == "torch":
+        return plain_torch(scores, labels, **options)
+    return ops.gaussian_wasserstein.fused(scores, labels, group=together, **options)
+
+
+def _check(
+    scores: Tensor,
+    labels: Tensor,
+    options: dict[str, Any],
+    others: dict[str, Any],
+    validate: bool,
+    backend: str,
+    *,
+    shared: bool,
+) -> str:
+    """Raises for what is wrong with one process's arguments; returns the backend."""
+    o = options
     checks.check_batch_statistic("gaussian_wasserstein", others)
     checks.check_scores(scores, None)
-    checks.check_labels(scores, labels, None)
-    checks.check_asked(scores, labels, len(scores), label_temperature, target, mask, in_batch, num_levels)
-    checks.check_positive("temperature", temperature, "scores are divided by it")
-    checks.check_choice("covariance", covariance, COVARIANCES)
-    checks.check_eps(eps, covariance)
-    num_grades = None if labels.is_floating_point() else num_levels
+    checks.check_labels(scores, labels, None, shared=shared)
+    asked = (o[name] for name in ("label_temperature", "target", "mask", "in_batch", "num_levels"))
+    checks.check_asked(scores, labels, len(scores), *asked)
+    checks.check_positive("temperature", o["temperature"], "scores are divided by it")
+    checks.check_choice("covariance", o["covariance"], COVARIANCES)
+    checks.check_eps(o["eps"], o["covariance"])
     if validate:
-        checks.check_values(labels, target, mask, None, num_grades)
-
+        num_grades = None if labels.is_floating_point() else o["num_levels"]
+        checks.check_values(labels, o["target"], o["mask"], None, num_grades)
     resolved = resolve_backend(scores.device, backend)
     if resolved != "torch":
-        why = ops.gaussian_wasserstein.beyond(resolved, scores.device) or asks_for_more(target, None, label_temperature)
+        why = ops.gaussian_wasserstein.beyond(resolved, scores.device)
+        why = why or asks_for_more(o["target"], None, o["label_temperature"])
         if why is not None:
-            if backend != "auto":
-                raise ValueError(f"backend={backend!r} cannot do this: {why}; pass backend='auto' or 'torch'")
+            if backend != "auto" or shared:
+                remedy = "gather=False" if shared else "backend='auto' or 'torch'"
+                raise ValueError(f"backend={backend!r} cannot do this: {why}; pass {remedy}")
             say_once(why)
             resolved = "torch"
-    return (plain_torch if resolved == "torch" else ops.gaussian_wasserstein.fused)(
-        scores,
-        labels,
-        temperature=temperature,
-        label_temperature=label_temperature,
-        target=target,
-        mask=mask,
-        in_batch=in_batch,
-        num_levels=num_grades,
-        covariance=covariance,
-        eps=eps,
-    )
+    elif shared:
+        raise ValueError(
+            "gather=True is for the fused backends: plain torch would want everybody's scores in one place"
+        )
+    return resolved
+
+
+def _facts(scores: Tensor, labels: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor, Any]:
+    """What all processes of a group must bring alike."""
+    same = {name: _form(value, scores) if isinstance(value, Tensor) else value for name, value in options.items()}
+    return scores, labels, (same, labels.dtype)
+
+
+def _form(value: Tensor, scores: Tensor) -> str:
+    return f"{value.dim()}, of {'all' if value.shape == scores.shape else 'own'} passages"

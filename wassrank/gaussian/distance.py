@@ -49,7 +49,7 @@ def kept_shapes(a: Arguments) -> tuple[tuple[int, ...], ...]:
 
 def forward(passes: Passes, a: Arguments, world: World = Alone()) -> tuple[Tensor, Kept]:  # noqa: B008
     first = world.first
-    row, own = passes.rows(a, first)
+    row, own = world.checked(lambda: passes.rows(a, first))
     excess, flag = world.rows(own), world.any((row[:, Row.IMPOSSIBLE] != 0).any())
     one = row[:, Row.INVERSE] != 0
     samples = Samples.of(world.rows(one))
@@ -76,7 +76,7 @@ def forward(passes: Passes, a: Arguments, world: World = Alone()) -> tuple[Tenso
         norms = (traces + n * means.square().sum(1)).sqrt()  # of P and T
         centred = traces.sqrt()
         noise = ROUNDING * f * (norms[0] * centred[1] + centred[0] * norms[1])
-        overlap, W = nuclear_norm_and_factor(A, noise, a.eps)
+        overlap, W = nuclear_norm_and_factor(A, noise, a.eps, a.scores)
         if a.eps:  # rows that are no samples have no singular value to be added to
             overlap = overlap - (~samples.one).sum(dtype=torch.float64) * a.eps**0.5
         distance = distance + f * traces.sum() - 2 * overlap

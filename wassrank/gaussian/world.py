@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
@@ -9,6 +10,10 @@ from torch import Tensor
 
 class World(Protocol):
     first: int  # the batch's query that this process's first row is
+
+    def checked(self, run: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """run(); the ValueError of one process is an error on all."""
+        ...
 
     def sum(self, local: Tensor) -> Tensor:
         """Over all processes; of a tensor that is not used again."""
@@ -25,6 +30,9 @@ class World(Protocol):
 
 class Alone:
     first = 0
+
+    def checked(self, run: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        return run()
 
     def sum(self, local: Tensor) -> Tensor:
         return local

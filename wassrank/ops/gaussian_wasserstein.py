@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from wassrank.gaussian import distance
 from wassrank.gaussian.distance import Kept, kept_shapes
+from wassrank.gaussian.group import Group
 from wassrank.gaussian.native import Native
 from wassrank.gaussian.passes import Arguments
 from wassrank.reference.rows import compute_dtype
@@ -45,13 +47,14 @@ def fused(
     num_levels: int | None,
     covariance: str,
     eps: float,
+    group: Group | None = None,
 ) -> Tensor:
-    """Called as `wassrank.reference.gaussian_wasserstein` is."""
+    """Called as `wassrank.reference.gaussian_wasserstein` is; `group`: these are this process's rows of a batch."""
     given, target_kind = inputs.given_target(target, torch.float64)
     temperatures, label_temperature = inputs.temperatures(label_temperature, torch.float64)
     if mask is not None and mask.shape != scores.shape:
         mask = mask.reshape(-1)
-    loss: Tensor = _OPERATORS["native"](
+    a = Arguments(
         scores.contiguous(),
         labels.contiguous(),
         given,
@@ -65,7 +68,29 @@ def fused(
         covariance == "diagonal",
         eps,
     )
+    loss: Tensor = _OPERATORS["native"](*a) if group is None else _OfGroup.apply(a.scores, a[1:], group)  # type: ignore[no-untyped-call]
     return loss
+
+
+class _OfGroup(torch.autograd.Function):
+    """The distance of a batch that several processes share. No operator: a group of processes is nothing to trace."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, rest: tuple[Any, ...], group: Group) -> Tensor:
+        a = Arguments(scores, *rest)
+        loss, kept = distance.forward(Native(a, group.first), a, group)
+        ctx.save_for_backward(*a[:TENSORS], *kept)
+        ctx.rest = a[TENSORS:], group
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None]:
+        options, group = ctx.rest
+        tensors, kept = ctx.saved_tensors[:TENSORS], ctx.saved_tensors[TENSORS:]
+        a = Arguments(*tensors, *options)
+        gradient = distance.backward(Native(a, group.first), a, Kept(*kept), grad_loss, group)
+        return gradient, None, None
 
 
 def _fake(*arguments: Any) -> tuple[Tensor, ...]:
