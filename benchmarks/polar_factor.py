@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import machine
-from benchmarks.readme import newest
+from benchmarks.stored import RESULTS, newest
 from wassrank.gaussian.polar import PRODUCTS_IN_FLOAT64
 from wassrank.gaussian.polar_iteration import LOWEST, polar_by_products, steps
 from wassrank.gaussian.split_svd import split_svd
@@ -27,7 +27,6 @@ from wassrank.reference.gaussian_wasserstein import ROUNDING, norm
 from wassrank.reference.nuclear_norm import finite_svd, norm_and_polar_factor
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "polar_factor.md"
 PICTURE = ROOT / "docs" / "gaussian_wasserstein.png"
 

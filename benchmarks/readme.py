@@ -6,13 +6,13 @@ With --check it changes nothing and fails if the README does not hold what the r
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.report import goals_table
+from benchmarks.stored import RESULTS, newest
 from training.report import difference
 from training.report import table as demo_table
 
@@ -20,12 +20,6 @@ MEMORY_OF = {"in_batch": "in batch", "packed": "packed", "floats": "float labels
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
-
-
-def newest(pattern: str) -> tuple[Path, dict[str, Any]]:
-    """By the date its name ends in."""
-    path = max((HERE / "results").glob(pattern), key=lambda path: path.stem[-10:])
-    return path, json.loads(path.read_text(encoding="utf-8"))
 
 
 def benchmarks() -> str:
@@ -71,7 +65,7 @@ def quoted(name: str) -> str:
 
 
 def gpu() -> str:
-    if not list((HERE / "results").glob("gpu-*.json")):
+    if not list(RESULTS.glob("gpu-*.json")):
         return (
             "None yet: no CUDA or Triton kernel of this library has met a GPU. `make gpu` on an NVIDIA machine builds, "
             "tests and measures them."

@@ -26,6 +26,7 @@ STAGES = (
     Stage("ceilings", share=0.1, needs=("device",)),
     Stage("tests", share=0.3, needs=("device",), restarts=8),
     Stage("timings", share=0.4, needs=("device",), restarts=8),
+    Stage("polar_factor", share=0.1, needs=("device",)),
     Stage("end_to_end", share=0.2, needs=("device",)),
     Stage("sanitizer", share=0.2, needs=("device",)),
 )

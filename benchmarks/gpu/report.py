@@ -9,6 +9,7 @@ from benchmarks.gpu.goals import GOALS
 from benchmarks.gpu.stages.tests import summary
 from benchmarks.gpu.store import Store
 from benchmarks.machine import today
+from benchmarks.polar_factor import table as polar_table
 
 STAGE_KEYS = {"status", "reason", "seconds"}
 
@@ -20,7 +21,7 @@ def gather(store: Store, stages: Sequence[str]) -> dict[str, Any]:
         "machine": {"date": today()} | ended.get("device", {}).get("device", {}),
         "stages": {name: {k: v for k, v in result.items() if k in STAGE_KEYS} for name, result in ended.items()},
     }
-    for name in ("build", "ceilings", "end_to_end", "sanitizer", "tune"):
+    for name in ("build", "ceilings", "polar_factor", "end_to_end", "sanitizer", "tune"):
         results[name] = {k: v for k, v in ended.get(name, {}).items() if k not in STAGE_KEYS}
     tested = summary(store)
     results["tests"] = {"counts": tested["counts"], "failures": tested["failures"]}
@@ -53,6 +54,8 @@ def page(results: dict[str, Any]) -> str:
         ]
     if results["timings"]:
         parts += ["## Timings of a step, forward + backward", timings_tables(results)]
+    if "rows" in results["polar_factor"]:
+        parts += ["## The batch-Gaussian loss's polar factor", "\n".join(polar_table(results["polar_factor"]["rows"]))]
     if "rows" in results["end_to_end"]:
         parts += ["## Training", training_table(results["end_to_end"])]
     if "tools" in results["sanitizer"]:

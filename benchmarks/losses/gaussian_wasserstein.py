@@ -21,7 +21,7 @@ from wassrank.ops.work import Work
 __all__ = ["CPU_PAIRS", "GPU_PROBLEMS", "contenders", "inputs", "work"]
 
 NAME = "gaussian_wasserstein"
-GPU_PROBLEMS: tuple[Problem, ...] = ()  # no GPU kernel yet
+GPU_PROBLEMS = tuple(Problem(NAME, shape, p=2.0) for shape in (PAPER, (256, 1024), (512, 2048), (1024, 8192)))
 
 PUBLISHED = "published algorithm"
 CPU_PAIRS = (

@@ -205,6 +205,8 @@ def synthetic(store: Store) -> None:
         line = {name: figures(t, 1.5 * t) for name, t in times.items()} | {"plain torch": {"error": "out of memory"}}
         store.append("timings", {"problem": problem, "work": {"bytes": size, "flops": 10 * size}, "figures": line})
     store.append("tests", {"test": "t.py::a", "outcome": "failed", "error": "x | y"})
+    way = {"device": "cuda", "Q": 64, "batch": "temperature 1", "way": "products, float32", "seconds": 0.002}
+    store.finish("polar_factor", {"status": "ok", "rows": [way | {"loss_error": 1e-9, "gradient_error": 1e-7}]})
     row = {"loss": "p=1", "backend": "native", "losses": [2.0, 1.0], "seconds_per_step": 0.1, "loss_share": 0.01}
     store.finish(
         "end_to_end",
@@ -220,7 +222,8 @@ def synthetic(store: Store) -> None:
 def test_goals_report_and_pictures_of_a_run(tmp_path: Path) -> None:
     store = Store(tmp_path)
     synthetic(store)
-    results = gather(store, ["device", "build", "ceilings", "tests", "timings", "end_to_end", "sanitizer", "tune"])
+    stages = ("device", "build", "ceilings", "tests", "timings", "polar_factor", "end_to_end", "sanitizer", "tune")
+    results = gather(store, stages)
     values = {goal["goal"]: goal for goal in results["goals"]}
     assert len(values) == len(GOALS)
     share, compiled, small, wall, *later = values.values()
@@ -236,6 +239,7 @@ def test_goals_report_and_pictures_of_a_run(tmp_path: Path) -> None:
     assert "| t.py::a | x \\| y |" in text
     assert "| plain torch | out of memory |" in text
     assert "floor 1,000.0 µs" in text
+    assert "| 64 | temperature 1 | products, float32 | 2.00 ms | 1e-09 | 1e-07 |" in text
     assert "saved: {'a': 2}" in text
 
     drawn = pictures.draw(json.loads(json.dumps(results)), tmp_path)

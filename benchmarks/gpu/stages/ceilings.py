@@ -56,6 +56,7 @@ def run(context: Context) -> dict[str, Any]:
             "float16": gemm_rate(torch.float16, GEMM_SIZE) / 1e12,
             "tf32": gemm_rate(torch.float32, GEMM_SIZE, "high") / 1e12,
             "float32": gemm_rate(torch.float32, GEMM_SIZE // 2) / 1e12,
+            "float64": gemm_rate(torch.float64, GEMM_SIZE // 2) / 1e12,
         },
     }
 

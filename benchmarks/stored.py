@@ -1,0 +1,15 @@
+"""Results that are kept: benchmarks/results/<what>-<date>.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def newest(pattern: str) -> tuple[Path, dict[str, Any]]:
+    """By the date its name ends in."""
+    path = max(RESULTS.glob(pattern), key=lambda path: path.stem[-10:])
+    return path, json.loads(path.read_text(encoding="utf-8"))
