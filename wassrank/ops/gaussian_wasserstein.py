@@ -16,6 +16,7 @@ from wassrank.gaussian.distance import Kept, kept_shapes
 from wassrank.gaussian.group import Group
 from wassrank.gaussian.native import Native
 from wassrank.gaussian.passes import Arguments
+from wassrank.gaussian.world import Alone, World
 from wassrank.reference.rows import compute_dtype
 
 from . import inputs
@@ -78,7 +79,7 @@ class _OfGroup(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scores: Tensor, rest: tuple[Any, ...], group: Group) -> Tensor:
         a = Arguments(scores, *rest)
-        loss, kept = distance.forward(Native(a, group.first), a, group)
+        loss, kept = _distance(a, group)
         ctx.save_for_backward(*a[:TENSORS], *kept)
         ctx.rest = a[TENSORS:], group
         return loss
@@ -89,8 +90,17 @@ class _OfGroup(torch.autograd.Function):
         options, group = ctx.rest
         tensors, kept = ctx.saved_tensors[:TENSORS], ctx.saved_tensors[TENSORS:]
         a = Arguments(*tensors, *options)
-        gradient = distance.backward(Native(a, group.first), a, Kept(*kept), grad_loss, group)
-        return gradient, None, None
+        return _gradient(a, Kept(*kept), grad_loss, group), None, None
+
+
+def _distance(a: Arguments, world: World) -> tuple[Tensor, Kept]:
+    with torch.cuda.device_of(a.scores):  # whose kernels they are; nothing on the CPU
+        return distance.forward(Native(a, world.first), a, world)
+
+
+def _gradient(a: Arguments, kept: Kept, grad_loss: Tensor, world: World) -> Tensor:
+    with torch.cuda.device_of(a.scores):
+        return distance.backward(Native(a, world.first), a, kept, grad_loss, world)
 
 
 def _fake(*arguments: Any) -> tuple[Tensor, ...]:
@@ -152,17 +162,13 @@ _OPERATORS = register(
 
 
 def _forward_kernel(*arguments: Any) -> tuple[Tensor, ...]:
-    a = Arguments(*arguments)
-    with torch.cuda.device_of(a.scores):  # nothing on the CPU
-        loss, kept = distance.forward(Native(a, 0), a)
+    loss, kept = _distance(Arguments(*arguments), Alone())
     return loss, *kept
 
 
 def _backward_kernel(grad_loss: Tensor, *rest: Any) -> Tensor:
     tensors, kept, options = rest[:TENSORS], rest[TENSORS : TENSORS + len(Kept._fields)], rest[-len(OPTIONS) :]
-    a = Arguments(*tensors, *options)
-    with torch.cuda.device_of(a.scores):
-        return distance.backward(Native(a, 0), a, Kept(*kept), grad_loss)
+    return _gradient(Arguments(*tensors, *options), Kept(*kept), grad_loss, Alone())
 
 
 for _device in ("CPU", "CUDA"):
