@@ -65,7 +65,10 @@ MANGLED = {"float64": "d", "float32": "f", "float16": "4Half", "bfloat16": "8BFl
 # In the order of the page; the CUDA kernels' names end in _kernel.
 KERNELS = {
     "triton": ("sort", "forward", "sorted_forward", "quantiles", "coefficients", "reduce", "backward"),
-    "native": ("forward", "reduce", "backward", "sorted_forward", "sorted_backward", "order"),
+    "native": (
+        *("forward", "reduce", "backward", "sorted_forward", "sorted_backward", "order"),
+        *(f"gaussian_{name}" for name in ("rows", "moments", "products", "along", "tiles", "gradient")),
+    ),
 }
 
 
@@ -117,6 +120,9 @@ def planned() -> Iterator[Planned]:
             threads = launch["block"][0]
             name = f"{dtype}, rows of {columns}"
             yield Planned(name, capability, launch, f"{MANGLED[dtype]}Li{threads}E")
+    for dtype, (size, (Q, N, _)), capability in itertools.product(MANGLED, SIZES.items(), capabilities):
+        for launch in _C.gaussian_wasserstein_launches(dtype, Q, N):
+            yield Planned(f"{dtype}, {size}", capability, launch, rf"(?:\w+_)?{MANGLED[dtype]}E?E")
 
 
 def native_rows() -> Iterator[Row]:
@@ -197,7 +203,8 @@ with the first. Programs of one warp reach 50% at most: an SM holds 32 blocks.
     "native": """## CUDA C++
 
 The library as built, launched for in-batch scores [Q, N] with 8 grades; the sorted kernels for float labels of all
-passages ("own": each query has passages of its own), the order's for 512 rows.
+passages ("own": each query has passages of its own), the order's for 512 rows. Those of the batch-Gaussian distance
+compute in double whatever the scores are in; tiles and gradient are of all columns at once.
 """,
 }
 

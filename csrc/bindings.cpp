@@ -495,6 +495,14 @@ std::pair<pybind11::list, size_t> sorted_losses_launches(const std::string& dtyp
           cuda::sorted_losses_workspace(rows, p, tuning)};
 }
 
+pybind11::list gaussian_wasserstein_launches(const std::string& dtype, int64_t Q, int64_t N) {
+  GaussianBatch batch{};
+  batch.dtype = dtype_named(dtype);
+  batch.Q = Q;
+  batch.N = N;
+  return as_list(cuda::gaussian_wasserstein_launches(batch));
+}
+
 pybind11::list grade_order_launches(bool is_double, int64_t rows, int64_t columns) {
   return as_list(cuda::grade_order_launches(is_double, rows, columns));
 }
@@ -542,6 +550,8 @@ PYBIND11_MODULE(_C, module) {
   module.def("sorted_losses_launches", &sorted_losses_launches, arg("dtype"), arg("Q"), arg("N"), arg("K"),
              arg("in_batch"), arg("p"), arg("reduced"), arg("capability") = 0, arg("packed") = false,
              "The same for labels that are floats, and the bytes of workspace the forward would ask for.");
+  module.def("gaussian_wasserstein_launches", &gaussian_wasserstein_launches, arg("dtype"), arg("Q"), arg("N"),
+             "What each pass over scores [Q, N] would be launched with, a tile and a gradient of all columns.");
   module.def("grade_order_launches", &grade_order_launches, arg("is_double"), arg("rows"), arg("columns"),
              "The same for the order of rows side by side.");
 #endif

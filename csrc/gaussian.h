@@ -8,9 +8,11 @@
 #include <cstdint>
 #include <optional>
 #include <stdexcept>
+#include <string>
 
 #include "common/gaussian.h"
 #include "cpu/kernels.h"
+#include "cuda/kernels.h"
 #include "direct.h"
 
 namespace wassrank::direct {
@@ -20,9 +22,18 @@ struct GaussianCall {
   GaussianBatch batch;
   std::optional<Address> stream;  // none: the CPU
 
-  const cpu::GaussianPasses& on_cpu() const {
-    if (stream) throw std::invalid_argument("wassrank: no CUDA passes of gaussian_wasserstein yet");
-    return cpu::kernels().gaussian[static_cast<int>(batch.dtype)];
+  // Runs on_cpu(passes), or on_cuda(stream), which returns what went wrong. on_cuda is generic: where CUDA's passes are
+  // not compiled nothing then asks for them.
+  template <class OnCpu, class OnCuda>
+  void run(OnCpu on_cpu, [[maybe_unused]] OnCuda on_cuda) const {
+    if (!stream) return on_cpu(cpu::kernels().gaussian[static_cast<int>(batch.dtype)]);
+#if WASSRANK_WITH_CUDA
+    if (const char* error = on_cuda(at(*stream))) {
+      throw std::runtime_error(std::string("wassrank: CUDA kernel launch failed: ") + error);
+    }
+#else
+    throw std::invalid_argument("wassrank: the extension was built without CUDA");
+#endif
   }
 };
 
@@ -57,31 +68,56 @@ inline GaussianCall gaussian_call(std::optional<Address> stream, Address scores,
 // Returns a label that cannot be, on the CPU.
 template <cpu::ParallelFor parallel_for>
 std::optional<double> gaussian_rows(const GaussianCall& call, Address row, Address excess) {
-  return call.on_cpu().rows(call.batch, at<double>(row), at<double>(excess), parallel_for);
+  std::optional<double> stray;
+  const auto run = [&](auto pass, auto where) { return pass(call.batch, at<double>(row), at<double>(excess), where); };
+  call.run([&](auto& on) { stray = run(on.rows, parallel_for); },
+           [&](auto stream) { return run(cuda::gaussian_rows, stream); });
+  return stray;
 }
 
 template <cpu::ParallelFor parallel_for>
 void gaussian_moments(const GaussianCall& call, Address row, Address moments) {
-  call.on_cpu().moments(call.batch, at<double>(row), at<double>(moments), parallel_for);
+  const auto run = [&](auto pass, auto where) { return pass(call.batch, at<double>(row), at<double>(moments), where); };
+  call.run([&](auto& on) { run(on.moments, parallel_for); },
+           [&](auto stream) { return run(cuda::gaussian_moments, stream); });
 }
 
 template <cpu::ParallelFor parallel_for>
-void gaussian_products(const GaussianCall& call, Address row, Address columns, Address excess, Address /* flag */,
+void gaussian_products(const GaussianCall& call, Address row, Address columns, Address excess, Address flag,
                        Address sums, Address products) {
-  call.on_cpu().products(call.batch, at<double>(row), at<double>(columns), at<double>(excess), at<double>(sums),
-                         at<double>(products), parallel_for);
+  call.run(
+      [&](auto& on) {
+        on.products(call.batch, at<double>(row), at<double>(columns), at<double>(excess), at<double>(sums),
+                    at<double>(products), parallel_for);
+      },
+      [&](auto stream) {
+        const cuda::GaussianProducts args{.state = at<double>(row),
+                                          .columns = at<double>(columns),
+                                          .excess = at<double>(excess),
+                                          .flag = at<bool>(flag),
+                                          .sums = at<double>(sums),
+                                          .products = at<double>(products)};
+        return cuda::gaussian_products(call.batch, args, stream);
+      });
 }
 
 template <cpu::ParallelFor parallel_for>
 void gaussian_tiles(const GaussianCall& call, Address row, Address columns, int64_t begin, int64_t end, Address P,
                     Address E_T) {
-  call.on_cpu().tiles(call.batch, at<double>(row), at<double>(columns), begin, end, at<double>(P), at<double>(E_T),
-                      parallel_for);
+  const auto run = [&](auto pass, auto where) {
+    return pass(call.batch, at<double>(row), at<double>(columns), begin, end, at<double>(P), at<double>(E_T), where);
+  };
+  call.run([&](auto& on) { run(on.tiles, parallel_for); },
+           [&](auto stream) { return run(cuda::gaussian_tiles, stream); });
 }
 
 template <cpu::ParallelFor parallel_for>
 void gaussian_along(const GaussianCall& call, Address row, Address columns, Address along) {
-  call.on_cpu().along(call.batch, at<double>(row), at<double>(columns), at<double>(along), parallel_for);
+  const auto run = [&](auto pass, auto where) {
+    return pass(call.batch, at<double>(row), at<double>(columns), at<double>(along), where);
+  };
+  call.run([&](auto& on) { run(on.along, parallel_for); },
+           [&](auto stream) { return run(cuda::gaussian_along, stream); });
 }
 
 template <cpu::ParallelFor parallel_for>
@@ -93,8 +129,22 @@ void gaussian_gradient(const GaussianCall& call, Address row, Address columns, A
                                 .everywhere = at<const double>(everywhere),
                                 .excess = at<const double>(excess),
                                 .flag = at<const bool>(flag)};
-  call.on_cpu().gradient(call.batch, at<double>(row), at<double>(columns), at<double>(along), *at<double>(scale),
-                         turned, begin, end, at(gradient), parallel_for);
+  call.run(
+      [&](auto& on) {
+        on.gradient(call.batch, at<double>(row), at<double>(columns), at<double>(along), *at<double>(scale), turned,
+                    begin, end, at(gradient), parallel_for);
+      },
+      [&](auto stream) {
+        const cuda::GaussianGradient args{.state = at<double>(row),
+                                          .columns = at<double>(columns),
+                                          .along = at<double>(along),
+                                          .scale = at<double>(scale),
+                                          .turned = turned,
+                                          .begin = begin,
+                                          .end = end,
+                                          .out = at(gradient)};
+        return cuda::gaussian_gradient(call.batch, args, stream);
+      });
 }
 
 // wassrank/gaussian/algebra.py, on the CPU.

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wassrank import gaussian_wasserstein
+from wassrank.gaussian import distance
 
 COUNTS = {2: [5, 3], 4: [3, 2, 1, 2]}  # rows of each process
 K = 3
@@ -108,6 +109,7 @@ def exchanged(run: Callable[[], Any]) -> int:
 
 
 def main(out: Path) -> None:
+    distance.CPU_TILE = 8 * 8  # so that there are three tiles
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     rank, world = dist.get_rank(), dist.get_world_size()
     first = sum(COUNTS[world][:rank])

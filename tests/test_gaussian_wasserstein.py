@@ -6,6 +6,7 @@ import math
 import warnings
 from typing import Any
 
+import gaussian_passes as plain
 import numpy as np
 import pytest
 import torch
@@ -22,7 +23,6 @@ from wassrank.gaussian import distance
 from wassrank.gaussian.passes import Arguments
 from wassrank.gaussian.split_svd import norm_and_factor, split_svd
 from wassrank.ops import inputs
-from wassrank.ops.gaussian_wasserstein import beyond
 from wassrank.reference.nuclear_norm import norm_and_polar_factor, nuclear_norm
 
 BACKENDS = ["native", "torch"]
@@ -390,8 +390,6 @@ def test_what_a_fused_backend_cannot_do_is_refused_and_auto_says_once_what_it_ta
         warnings.simplefilter("error")
         gaussian_wasserstein(scores, grades, target=target)
         gaussian_wasserstein(scores, grades)
-    for backend in ("native", "triton"):
-        assert beyond(backend, torch.device("cuda")) == f"{backend} has no kernel for gaussian_wasserstein on cuda yet"
 
 
 # Every form the tiles have: labels own or dense, T written out or not, masks of both shapes, others left out.
@@ -450,6 +448,21 @@ def test_every_form_of_the_tiles_is_the_reference(
     assert (got[1] - want[1]).norm() <= 1e-11 * want[1].norm()
     assert torch.equal(scores, before[0])
     assert torch.equal(labels, before[1])
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_gpu_need_not_be_asked_for_its_flag(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As distance.py does it there: the passes look at the flag."""
+    monkeypatch.setattr(distance, "_in_blocks", lambda a, *_: a.blocks)
+    monkeypatch.setattr(distance, "_unknown", lambda flag: flag)
+    a = arguments_of_form(name)
+    scores, labels, options = form(name)
+    want = step(scores, labels, backend="torch", **options)
+    a = a._replace(scores=scores.detach())
+    loss, kept = distance.forward(plain, a)
+    gradient = distance.backward(plain, a, kept, torch.ones_like(loss))
+    assert abs(loss - want[0]) <= 1e-11 * want[0]
+    assert (gradient - want[1]).norm() <= 1e-11 * want[1].norm()
 
 
 def arguments_of_form(name: str, dtype: torch.dtype = torch.float64) -> Arguments:

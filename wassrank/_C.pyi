@@ -37,7 +37,7 @@ def gram_eigenvectors(gram: int, n: int, split: float, V: int) -> int: ...  # si
 def polar_factor(X: int, V: int, n: int, lower: int, noise: float, eps: float) -> float: ...
 def cuda_driver_version() -> int: ...  # 13000 for 13.0; 0 without a driver
 
-# The three that follow: only where it was built with CUDA.
+# The four that follow: only where it was built with CUDA.
 def level_losses_launches(
     dtype: str,  # "float64", "float32", "float16" or "bfloat16"
     Q: int,
@@ -61,6 +61,7 @@ def sorted_losses_launches(
     capability: int = 0,
     packed: bool = False,
 ) -> tuple[list[Launch], int]: ...  # and the bytes of the forward's workspace
+def gaussian_wasserstein_launches(dtype: str, Q: int, N: int) -> list[Launch]: ...  # a launch a pass
 def grade_order_launches(is_double: bool, rows: int, columns: int) -> list[Launch]: ...
 def tuning(capability: int) -> dict[str, int]: ...
 def set_tuning(capability: int, values: Mapping[str, int]) -> None: ...

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <vector>
 
+#include "common/gaussian.h"
 #include "common/rows.h"
 #include "common/sorted_rows.h"
 #include "cuda/tuning.h"
@@ -38,6 +39,32 @@ const char* grade_order(const GradeOrder& args, void* stream);
 // are powers of two. wassrank/functional/grade_order.py has the same numbers.
 constexpr int64_t longest_order(bool is_double) { return is_double ? 4096 : 8192; }
 
+// The passes of the batch-Gaussian distance: wassrank/gaussian/passes.py says what each computes and has the shapes. A
+// launch each, nothing allocated. `state` is the row state, `columns` the columns' state, [2 or more, N].
+const char* gaussian_rows(const GaussianBatch& batch, double* state, double* excess, void* stream);  // excess: or null
+const char* gaussian_moments(const GaussianBatch& batch, const double* state, double* moments, void* stream);
+
+struct GaussianProducts {
+  const double *state, *columns;
+  const double* excess;  // [N]: w of the whole batch; null: no products are asked for
+  const bool* flag;      // [], or null
+  double *sums, *products;
+};
+const char* gaussian_products(const GaussianBatch& batch, const GaussianProducts& args, void* stream);
+
+const char* gaussian_tiles(const GaussianBatch& batch, const double* state, const double* columns, int64_t begin,
+                           int64_t end, double* P, double* E_T, void* stream);
+const char* gaussian_along(const GaussianBatch& batch, const double* state, const double* columns, double* along,
+                           void* stream);
+
+struct GaussianGradient {
+  const double *state, *columns, *along, *scale;
+  gaussian::Turned turned;
+  int64_t begin, end;
+  void* out;  // as scores: columns begin ... end are written
+};
+const char* gaussian_gradient(const GaussianBatch& batch, const GaussianGradient& args, void* stream);
+
 // Bytes of device memory SortedForward::lines must have for rows of that kind; mostly none.
 size_t sorted_losses_workspace(const Rows& rows, double p, const Tuning& tuning);
 
@@ -45,6 +72,8 @@ size_t sorted_losses_workspace(const Rows& rows, double p, const Tuning& tuning)
 // pointer points to. Needs no GPU.
 std::vector<Launch> level_losses_launches(const Rows& rows, bool affine, Reduction reduction, const Tuning& tuning);
 std::vector<Launch> sorted_losses_launches(const Rows& rows, double p, Reduction reduction, const Tuning& tuning);
+// All passes', tiles and gradient over all columns, for a batch of which only sizes and dtype are looked at.
+std::vector<Launch> gaussian_wasserstein_launches(const GaussianBatch& batch);
 std::vector<Launch> grade_order_launches(bool is_double, int64_t rows, int64_t columns);
 
 }  // namespace wassrank::cuda

@@ -21,6 +21,13 @@ __device__ T warp_sum(T x, int period = 1) {
   return x;
 }
 
+// Every lane gets the sum over the `lanes` neighbours it is one of, a power of two.
+template <class T>
+__device__ T neighbours_sum(T x, int lanes) {
+  for (int distance = lanes / 2; distance >= 1; distance /= 2) x += __shfl_xor_sync(kAllLanes, x, distance);
+  return x;
+}
+
 template <class T>
 __device__ T warp_max(T x) {
 #pragma unroll

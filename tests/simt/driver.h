@@ -225,7 +225,8 @@ struct Batch {
 };
 
 // A program's main.
-inline int run_calls(int count, char** arguments, void (*run_call)(const Header&, std::istream&, std::ostream&)) {
+template <class Header>
+int run_calls(int count, char** arguments, void (*run_call)(const Header&, std::istream&, std::ostream&)) {
   if (count != 3) return 64;
   std::ifstream calls(arguments[1], std::ios::binary);
   std::ofstream results(arguments[2], std::ios::binary);

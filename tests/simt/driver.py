@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -167,9 +168,13 @@ def compiled(target: Path, sanitizer: str, files: Sequence[str], sources: Path =
     return target
 
 
+class Sendable(Protocol):
+    def as_bytes(self) -> bytes: ...
+
+
 @dataclass(frozen=True)
 class Driver:
-    """One of PROGRAMS with its part of csrc/cuda."""
+    """A program of tests/simt with its part of csrc/cuda."""
 
     program: Path
 
@@ -178,7 +183,7 @@ class Driver:
         files = [str(main), "-x", "c++", str(sources / "cuda" / f"{program}.cu")]
         return Driver(compiled(folder / f"{program}_{sanitizer}", sanitizer, files, sources))
 
-    def start(self, calls: Sequence[Call]) -> tuple[subprocess.CompletedProcess[str], bytes]:
+    def start(self, calls: Sequence[Sendable]) -> tuple[subprocess.CompletedProcess[str], bytes]:
         given, results = self.program.with_suffix(".calls"), self.program.with_suffix(".results")
         with given.open("wb") as file:
             file.writelines(call.as_bytes() for call in calls)
@@ -277,6 +282,18 @@ FEW_BLOCKS = Mutant(
 )
 
 
+def broken_copy(mutant: Mutant, home: Path) -> Path:
+    """Of csrc, below `home`."""
+    sources = home / "csrc"
+    shutil.copytree(ROOT / "csrc", sources, ignore=shutil.ignore_patterns("cpu", "*.cpp"))
+    source, types = sources / "cuda" / mutant.file, sources / "cuda" / "types.cuh"
+    text = source.read_text()
+    assert mutant.right in text, f"{mutant.file} no longer has {mutant.right!r}"
+    source.write_text(text.replace(mutant.right, mutant.wrong, 1))
+    types.write_text(re.sub(r"case Dtype::\w+: .*", "", types.read_text()))
+    return sources
+
+
 class Drivers:
     """Builds all drivers two at a time, and hands each out when it is ready. With the sanitizers `calls` are run at
     once, while others are built."""
@@ -301,15 +318,8 @@ class Drivers:
 
     def mutate(self, mutant: Mutant) -> Driver:
         home = self.folder / mutant.name.replace(" ", "_")
-        shutil.copytree(ROOT / "csrc", home / "csrc", ignore=shutil.ignore_patterns("cpu", "*.cpp"))
-        source = home / "csrc" / "cuda" / mutant.file
-        text = source.read_text()
-        assert mutant.right in text, f"{mutant.file} no longer has {mutant.right!r}"
-        source.write_text(text.replace(mutant.right, mutant.wrong, 1))
-        types = home / "csrc" / "cuda" / "types.cuh"
-        types.write_text(re.sub(r"case Dtype::\w+: .*", "", types.read_text()))
         main = self.mains[mutant.program, mutant.sanitizer].result()
-        return Driver.build(home, mutant.program, mutant.sanitizer, main, home / "csrc")
+        return Driver.build(home, mutant.program, mutant.sanitizer, main, broken_copy(mutant, home))
 
     def run_those(self, program: str, sanitizer: str, calls: Sequence[Call]) -> list[Result]:
         """Of the calls, the program's."""

@@ -68,8 +68,7 @@ def gaussian_wasserstein(
             own rows alone; DistributedDataParallel averages gradients where the whole batch's is their sum, so
             multiply the loss by the number of processes. Without torch.distributed it changes nothing. Not under
             torch.compile.
-        backend: "auto", "native", "triton" or "torch"; see `wassrank.resolve_backend`. This loss
-            has fused kernels on the CPU ("native"); elsewhere "auto" takes "torch" and says so once.
+        backend: "auto", "native", "triton" or "torch"; see `wassrank.resolve_backend`.
 
     weight, reduction and offsets have no meaning for a statistic of the whole batch and are refused.
 
@@ -82,8 +81,9 @@ def gaussian_wasserstein(
 
         Where predictions do not vary, or vary in a direction in which targets do not, the covariance term has a kink;
         the gradient there is the smallest subgradient (singular values that are zero but for rounding get none).
-        "native" is differentiable once and in scores alone, and keeps Q·(Q + K + 5) numbers for the backward;
-        "torch" twice, and in target and label_temperature too: "auto" takes it where one of those asks for a gradient.
+        "native" and "triton" are differentiable once and in scores alone, and keep Q·(Q + K + 8) + 4N float64 numbers
+        for the backward; "torch" twice, and in target and label_temperature too: "auto" takes it where one of those
+        asks for a gradient.
 
     Raises:
         TypeError, ValueError: as `wassrank.grade_wasserstein`. A score of NaN or +inf makes loss and gradient NaN.
@@ -114,7 +114,7 @@ def gaussian_wasserstein(
         options["num_levels"] = None
     if fused == "torch":
         return plain_torch(scores, labels, **options)
-    return ops.gaussian_wasserstein.fused(scores, labels, group=together, **options)
+    return ops.gaussian_wasserstein.fused(scores, labels, backend=fused, group=together, **options)
 
 
 def _check(
@@ -142,8 +142,7 @@ def _check(
         checks.check_values(labels, o["target"], o["mask"], None, num_grades)
     resolved = resolve_backend(scores.device, backend)
     if resolved != "torch":
-        why = ops.gaussian_wasserstein.beyond(resolved, scores.device)
-        why = why or asks_for_more(o["target"], None, o["label_temperature"])
+        why = asks_for_more(o["target"], None, o["label_temperature"])
         if why is not None:
             if backend != "auto" or shared:
                 remedy = "gather=False" if shared else "backend='auto' or 'torch'"

@@ -81,7 +81,7 @@ def backward(passes: Passes, a: Arguments, kept: Kept, grad_loss: Tensor, world:
     elif _in_blocks(a, kept.flag, world):
         write(*everything, Turned(kept.W, kept.everywhere, kept.excess.view(-1), _unknown(kept.flag)))
     else:
-        for begin, end, _, E_T in _tiles(passes, a, world, kept.row, kept.columns):
+        for begin, end, _, E_T in _tiles(passes, a, world, kept.row, kept.columns, kept.W.shape[1]):
             write(begin, end, kept.W @ E_T)
     return gradient
 
@@ -115,7 +115,7 @@ def _products(
     if not _in_blocks(a, flag, world):
         sums, _ = passes.products(a, world.first, row, columns, excess.new_empty(0), None)
         products = row.new_zeros(len(row), len(everyone))
-        for _, _, P, E_T in _tiles(passes, a, world, row, columns):
+        for _, _, P, E_T in _tiles(passes, a, world, row, columns, len(everyone)):
             products.addmm_(P, E_T.T)
         return sums, products
     unknown = _unknown(flag)
@@ -138,11 +138,11 @@ def _unknown(flag: Tensor) -> Tensor | None:
 
 
 def _tiles(
-    passes: Passes, a: Arguments, world: World, row: Tensor, columns: Tensor
+    passes: Passes, a: Arguments, world: World, row: Tensor, columns: Tensor, Q: int
 ) -> Iterator[tuple[int, int, Tensor, Tensor]]:
-    """begin, end, P [q, c] and everybody's E_T [Q, c] of each tile of columns."""
+    """begin, end, P [q, c] and everybody's E_T [Q, c] of each tile of columns, the same tiles in every process."""
     N = a.scores.shape[1]
-    width = max((CPU_TILE if a.scores.is_cpu else GPU_TILE) // max(len(row), 1), 1)
+    width = max((CPU_TILE if a.scores.is_cpu else GPU_TILE) // max(Q, 1), 1)
     for begin in range(0, N, width):
         end = min(begin + width, N)
         P, E_T = passes.tiles(a, world.first, row, columns, begin, end)

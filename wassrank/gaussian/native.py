@@ -19,14 +19,14 @@ _LABEL_KINDS = {  # csrc/common/gaussian.h
 
 
 class Native:
-    """`Passes` of one call of an operator."""
+    """`Passes` of one call of an operator, whose tensors are on the CPU or on CUDA's current device."""
 
     def __init__(self, a: Arguments, first: int) -> None:
         assert backends.native is not None
         self._C: Any = backends.native
         Q, N = a.scores.shape
         self._batch = self._C.GaussianBatch(
-            None, a.scores.data_ptr(), a.labels.data_ptr(), _address(a.target), _address(a.mask),
+            _stream(a), a.scores.data_ptr(), a.labels.data_ptr(), _address(a.target), _address(a.mask),
             _address(a.label_temperatures), Q, N, a.labels.shape[1], first,
             0 if a.target is None else a.target.shape[1], N if a.mask is not None and a.mask.dim() == 2 else 0,
             _DTYPES[a.scores.dtype], _LABEL_KINDS[a.labels.dtype], a.target_kind, a.in_batch, a.num_levels or 0,
@@ -91,6 +91,11 @@ class Native:
             self._batch, row.data_ptr(), columns.data_ptr(), along.data_ptr(), scale.data_ptr(), _address(tile),
             _address(W), _address(everywhere), _address(excess), _address(flag), begin, end, out.data_ptr(),
         )  # fmt: skip
+
+
+def _stream(a: Arguments) -> int | None:
+    """Where the passes are queued; they are done at once on the CPU."""
+    return torch.cuda.current_stream(a.scores.device).cuda_stream if a.scores.is_cuda else None
 
 
 def _address(tensor: Tensor | None) -> int:

@@ -4,7 +4,9 @@ batch's predictions and targets; wassrank/gaussian says how, and what is kept fo
 
 from __future__ import annotations
 
+import importlib
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,12 +17,13 @@ from wassrank.gaussian import distance
 from wassrank.gaussian.distance import Kept, kept_shapes
 from wassrank.gaussian.group import Group
 from wassrank.gaussian.native import Native
-from wassrank.gaussian.passes import Arguments
+from wassrank.gaussian.passes import Arguments, Passes
+from wassrank.gaussian.world import Alone, World
 from wassrank.reference.rows import compute_dtype
 
 from . import direct, inputs
 from .inputs import contiguous
-from .registration import LIBRARY, ShortCut, register
+from .registration import ShortCut, register
 from .work import Work
 
 TENSORS = 5
@@ -28,17 +31,11 @@ TENSORS = 5
 OPTIONS = Arguments._fields[TENSORS:]
 
 
-def beyond(backend: str, device: torch.device) -> str | None:
-    """What the backend's kernels cannot do; None where they can."""
-    if backend == "native" and device.type == "cpu":
-        return None
-    return f"{backend} has no kernel for gaussian_wasserstein on {device.type} yet"
-
-
 def fused(
     scores: Tensor,
     labels: Tensor,
     *,
+    backend: str,
     temperature: float,
     label_temperature: float | Tensor,
     target: str | Tensor,
@@ -49,7 +46,8 @@ def fused(
     eps: float,
     group: Group | None = None,
 ) -> Tensor:
-    """Called as `wassrank.reference.gaussian_wasserstein` is; `group`: these are this process's rows of a batch."""
+    """Called as `wassrank.reference.gaussian_wasserstein` is, on a fused backend. With a `group` these are this process's
+    rows of a batch."""
     given, target_kind = inputs.given_target(target, torch.float64)
     temperatures, label_temperature = inputs.temperatures(label_temperature, torch.float64)
     if mask is not None and mask.shape != scores.shape:
@@ -68,29 +66,49 @@ def fused(
         covariance == "diagonal",
         eps,
     )
-    loss: Tensor = _OPERATORS["native"](*a) if group is None else _OfGroup.apply(a.scores, a[1:], group)  # type: ignore[no-untyped-call]
+    loss: Tensor = _OPERATORS[backend](*a) if group is None else _OfGroup.apply(a.scores, a[1:], backend, group)  # type: ignore[no-untyped-call]
     return loss
+
+
+def _native(a: Arguments, first: int) -> Passes:
+    return Native(a, first)
+
+
+def _triton(a: Arguments, first: int) -> Passes:
+    passes: Passes = importlib.import_module("wassrank.triton").GaussianPasses()
+    return passes
+
+
+_PASSES: dict[str, Callable[[Arguments, int], Passes]] = {"native": _native, "triton": _triton}
+
+
+def _distance(backend: str, a: Arguments, world: World) -> tuple[Tensor, Kept]:
+    with torch.cuda.device_of(a.scores):  # whose kernels they are; nothing on the CPU
+        return distance.forward(_PASSES[backend](a, world.first), a, world)
+
+
+def _gradient(backend: str, a: Arguments, kept: Kept, grad_loss: Tensor, world: World) -> Tensor:
+    with torch.cuda.device_of(a.scores):
+        return distance.backward(_PASSES[backend](a, world.first), a, kept, grad_loss, world)
 
 
 class _OfGroup(torch.autograd.Function):
     """The distance of a batch that several processes share. No operator: a group of processes is nothing to trace."""
 
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, rest: tuple[Any, ...], group: Group) -> Tensor:
+    def forward(ctx: Any, scores: Tensor, rest: tuple[Any, ...], backend: str, group: Group) -> Tensor:
         a = Arguments(scores, *rest)
-        loss, kept = distance.forward(Native(a, group.first), a, group)
+        loss, kept = _distance(backend, a, group)
         ctx.save_for_backward(*a[:TENSORS], *kept)
-        ctx.rest = a[TENSORS:], group
+        ctx.rest = a[TENSORS:], backend, group
         return loss
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None]:
-        options, group = ctx.rest
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None, None]:
+        options, backend, group = ctx.rest
         tensors, kept = ctx.saved_tensors[:TENSORS], ctx.saved_tensors[TENSORS:]
-        a = Arguments(*tensors, *options)
-        gradient = distance.backward(Native(a, group.first), a, Kept(*kept), grad_loss, group)
-        return gradient, None, None
+        return _gradient(backend, Arguments(*tensors, *options), Kept(*kept), grad_loss, group), None, None, None
 
 
 def _fake(*arguments: Any) -> tuple[Tensor, ...]:
@@ -133,16 +151,18 @@ def step_work(a: Arguments) -> Work:
     )
 
 
-def _forward_kernel(*arguments: Any) -> tuple[Tensor, ...]:
-    a = Arguments(*arguments)
-    loss, kept = distance.forward(Native(a, 0), a)
-    return loss, *kept
+def _kernels(backend: str) -> tuple[Callable[..., tuple[Tensor, ...]], Callable[..., Tensor]]:
+    """The operators' kernels, from a backend's passes."""
 
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
+        loss, kept = _distance(backend, Arguments(*arguments), Alone())
+        return loss, *kept
 
-def _backward_kernel(grad_loss: Tensor, *rest: Any) -> Tensor:
-    tensors, kept, options = rest[:TENSORS], rest[TENSORS : TENSORS + len(Kept._fields)], rest[-len(OPTIONS) :]
-    a = Arguments(*tensors, *options)
-    return distance.backward(Native(a, 0), a, Kept(*kept), grad_loss)
+    def backward(grad_loss: Tensor, *rest: Any) -> Tensor:
+        tensors, kept, options = rest[:TENSORS], rest[TENSORS : TENSORS + len(Kept._fields)], rest[-len(OPTIONS) :]
+        return _gradient(backend, Arguments(*tensors, *options), Kept(*kept), grad_loss, Alone())
+
+    return forward, backward
 
 
 _ASKED = "Tensor scores, Tensor labels, Tensor? target, Tensor? mask, Tensor? label_temperatures"
@@ -159,10 +179,6 @@ _OPERATORS = register(
     backward_fake=_backward_fake,
     save=_save,
     backward=_backward,
-    short_cut=ShortCut(direct.serves, _forward_kernel, _backward_kernel),
-    backends=("native",),
+    short_cut=ShortCut(direct.serves, *_kernels("native")),
+    kernels={backend: _kernels(backend) for backend in _PASSES},
 )
-
-
-LIBRARY.impl("gaussian_wasserstein", _forward_kernel, "CPU")
-LIBRARY.impl("gaussian_wasserstein_backward", _backward_kernel, "CPU")

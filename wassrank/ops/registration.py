@@ -12,7 +12,8 @@ a 2-core Xeon), which at 64 × 256 scores is more than both kernels together.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NoReturn
@@ -35,12 +36,12 @@ def register(
     save: Callable[..., None],  # save(ctx, scores, rest of the inputs, outputs): for the backward
     backward: Callable[..., Any],  # backward(backward_op, ctx, grad_loss) -> the scores' gradient
     short_cut: ShortCut | None = None,  # for eager calls of the native pair
-    backends: Sequence[str] = tuple(SUFFIX),
+    kernels: Mapping[str, tuple[Callable[..., Any], Callable[..., Any]]] | None = None,  # a backend's pair, of every
+    # device; None: C++ and wassrank.triton have them under the operators' names
 ) -> dict[str, Callable[..., Any]]:
     """Defines the operator pair once for each backend; returns for each a differentiable call giving the loss."""
     calls = {}
-    for backend in backends:
-        suffix = SUFFIX[backend]
+    for backend, suffix in SUFFIX.items():
         forward_name, backward_name = f"{name}{suffix}", f"{name}_backward{suffix}"
         LIBRARY.define(f"{forward_name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
         LIBRARY.define(f"{backward_name}{backward_schema}", tags=(torch.Tag.pt2_compliant_tag,))
@@ -53,7 +54,11 @@ def register(
         function = _function(operator, backward_operator, save, backward, short)
         LIBRARY.impl(forward_name, _with_all_outputs(function), "Autograd")
         LIBRARY.impl(backward_name, _once_only(backward_operator), "Autograd")
-        if backend == "triton":
+        if kernels is not None:
+            for device, (forward_kernel, backward_kernel) in itertools.product(("CPU", "CUDA"), [kernels[backend]]):
+                LIBRARY.impl(forward_name, forward_kernel, device)
+                LIBRARY.impl(backward_name, backward_kernel, device)
+        elif backend == "triton":
             serve_by_triton(name, forward_name)
             serve_by_triton(f"{name}_backward", backward_name)
         calls[backend] = _loss_alone(operator, function)
