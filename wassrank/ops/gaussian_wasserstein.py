@@ -46,8 +46,8 @@ def fused(
     eps: float,
     group: Group | None = None,
 ) -> Tensor:
-    """Called as `wassrank.reference.gaussian_wasserstein` is, on a fused backend. With a `group` these are this process's
-    rows of a batch."""
+    """Called as `wassrank.reference.gaussian_wasserstein` is, on a fused backend. With a `group` these are this
+    process's rows of a batch."""
     given, target_kind = inputs.given_target(target, torch.float64)
     temperatures, label_temperature = inputs.temperatures(label_temperature, torch.float64)
     if mask is not None and mask.shape != scores.shape:
