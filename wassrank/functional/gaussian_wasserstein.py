@@ -93,15 +93,16 @@ def gaussian_wasserstein(
                 raise ValueError(f"backend={backend!r} cannot do this: {why}; pass backend='auto' or 'torch'")
             say_once(why)
             resolved = "torch"
-    return (plain_torch if resolved == "torch" else ops.gaussian_wasserstein.fused)(
-        scores,
-        labels,
-        temperature=temperature,
-        label_temperature=label_temperature,
-        target=target,
-        mask=mask,
-        in_batch=in_batch,
-        num_levels=num_grades,
-        covariance=covariance,
-        eps=eps,
-    )
+    options: dict[str, Any] = {
+        "temperature": temperature,
+        "label_temperature": label_temperature,
+        "target": target,
+        "mask": mask,
+        "in_batch": in_batch,
+        "num_levels": num_grades,
+        "covariance": covariance,
+        "eps": eps,
+    }
+    if resolved == "torch":
+        return plain_torch(scores, labels, **options)
+    return ops.gaussian_wasserstein.fused(scores, labels, backend=resolved, **options)

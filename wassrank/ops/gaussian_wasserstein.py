@@ -5,6 +5,7 @@ batch's predictions and targets; wassrank/gaussian says how, and what is kept fo
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from wassrank.gaussian import distance, plain
 from wassrank.gaussian.distance import Kept, kept_shapes
-from wassrank.gaussian.passes import Arguments
+from wassrank.gaussian.passes import Arguments, Passes
 from wassrank.reference.rows import compute_dtype
 
 from . import inputs
@@ -27,7 +28,7 @@ OPTIONS = Arguments._fields[TENSORS:]
 
 def beyond(backend: str, device: torch.device) -> str | None:
     """What the backend's kernels cannot do; None where they can."""
-    if backend == "native" and device.type == "cpu":
+    if backend == "triton" or device.type == "cpu":
         return None
     return f"{backend} has no kernel for gaussian_wasserstein on {device.type} yet"
 
@@ -36,6 +37,7 @@ def fused(
     scores: Tensor,
     labels: Tensor,
     *,
+    backend: str,
     temperature: float,
     label_temperature: float | Tensor,
     target: str | Tensor,
@@ -45,12 +47,12 @@ def fused(
     covariance: str,
     eps: float,
 ) -> Tensor:
-    """Called as `wassrank.reference.gaussian_wasserstein` is."""
+    """Called as `wassrank.reference.gaussian_wasserstein` is, but for the backend."""
     given, target_kind = inputs.given_target(target, torch.float64)
     temperatures, label_temperature = inputs.temperatures(label_temperature, torch.float64)
     if mask is not None and mask.shape != scores.shape:
         mask = mask.reshape(-1)
-    loss: Tensor = _OPERATORS["native"](
+    loss: Tensor = _OPERATORS[backend](
         scores.contiguous(),
         labels.contiguous(),
         given,
@@ -121,19 +123,22 @@ _OPERATORS = register(
     backward_fake=_backward_fake,
     save=_save,
     backward=_backward,
-    backends=("native",),
 )
 
 
-def _forward_kernel(*arguments: Any) -> tuple[Tensor, ...]:
-    loss, kept = distance.forward(plain, Arguments(*arguments))
-    return loss, *kept
+def kernels(passes: Passes) -> tuple[Callable[..., tuple[Tensor, ...]], Callable[..., Tensor]]:
+    """The operators' kernels of a backend, from its passes."""
+
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
+        loss, kept = distance.forward(passes, Arguments(*arguments))
+        return loss, *kept
+
+    def backward(grad_loss: Tensor, *rest: Any) -> Tensor:
+        tensors, kept, options = rest[:TENSORS], rest[TENSORS : TENSORS + len(Kept._fields)], rest[-len(OPTIONS) :]
+        return distance.backward(passes, Arguments(*tensors, *options), Kept(*kept), grad_loss)
+
+    return forward, backward
 
 
-def _backward_kernel(grad_loss: Tensor, *rest: Any) -> Tensor:
-    tensors, kept, options = rest[:TENSORS], rest[TENSORS : TENSORS + len(Kept._fields)], rest[-len(OPTIONS) :]
-    return distance.backward(plain, Arguments(*tensors, *options), Kept(*kept), grad_loss)
-
-
-LIBRARY.impl("gaussian_wasserstein", _forward_kernel, "CPU")
-LIBRARY.impl("gaussian_wasserstein_backward", _backward_kernel, "CPU")
+for _name, _kernel in zip(("gaussian_wasserstein", "gaussian_wasserstein_backward"), kernels(plain), strict=True):
+    LIBRARY.impl(_name, _kernel, "CPU")
