@@ -250,9 +250,7 @@ def source(launch: Launch) -> ASTSource:
 
 def compile_one(kernel: str, configuration: str, capability: int) -> Resources:
     launch = launches_of(configuration, triton_tuning(capability))[kernel]
-    compiled = triton.compile(
-        source(launch), target=GPUTarget("cuda", capability, WARP), options={"num_warps": launch.num_warps}
-    )
+    compiled = triton.compile(source(launch), target=GPUTarget("cuda", capability, WARP), options=launch.options)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "kernel.cubin")
         path.write_bytes(compiled.asm["cubin"])

@@ -1,8 +1,8 @@
 """The kernels of the batch-Gaussian loss: the passes of wassrank/gaussian/passes.py, one launch each.
 
-All arithmetic is in float64: scores are widened as they are loaded. P and T are made again by each pass from the scores,
-the labels and the row state, by the functions below; letters are those of passes.py. A sum over a row, or over a
-column, is one program's, in one order: the same bits each run.
+All arithmetic is in float64: scores are widened as they are loaded. P and T are made again by each pass from the
+scores, the labels and the row state, by the functions below; letters are those of passes.py. A sum over a row, or over
+a column, is one program's, in one order: the same bits each run.
 
 A row's columns are its own, `first + row` times K and on, or with labels of the whole row all of them (then K is N),
 and the others'. Places among labels are those of the row's own columns: `labels_at` below points to where column 0
@@ -299,10 +299,9 @@ def gaussian_products_kernel(
     scale = float64_scalar(exponent_scale)
     top, inverse = tl.load(state + row * STATE + TOP), tl.load(state + row * STATE + INVERSE)
     own, _ = own_columns(row, K, first, OWN)
-    short = segments
+    written = segments
     if flag is not None:
-        the_long_way = tl.load(flag) != 0
-        short = tl.where(the_long_way, 0, segments)
+        written = tl.where(tl.load(flag) != 0, 0, segments)
     squares = tl.zeros((SEGMENTS, BLOCK), tl.float64)
     along_mean, apart = squares, squares
     for start_j in range(0, segments, SEGMENTS):
@@ -327,16 +326,15 @@ def gaussian_products_kernel(
                 R += P * tl.load(excess + n, mask=inside, other=0)
         if products is not None:
             j = start_j + tl.arange(0, SEGMENTS)
-            tl.store(products + row * segments + j, tl.sum(R, axis=1), mask=j < short)
+            tl.store(products + row * segments + j, tl.sum(R, axis=1), mask=j < written)
     tl.store(sums + row * SUMS + SQUARES, tl.sum(squares))
     tl.store(sums + row * SUMS + ALONG_MEAN, tl.sum(along_mean))
     tl.store(sums + row * SUMS + APART, tl.sum(apart))
     if flag is not None:
-        if the_long_way:
-            products_with_rows(
-                scores, mask, state, columns, excess, products, row, top, inverse, own, Q, N, K, first, mask_stride,
-                segments, scale, OWN, ALL, max(1, SEGMENTS * BLOCK // LONG_ROWS),
-            )  # fmt: skip
+        products_with_rows(
+            scores, mask, state, columns, excess, products, row, top, inverse, own, tl.where(tl.load(flag) != 0, Q, 0),
+            Q, N, K, first, mask_stride, segments, scale, OWN, ALL, max(1, SEGMENTS * BLOCK // LONG_ROWS),
+        )  # fmt: skip
 
 
 @triton.jit
@@ -351,6 +349,7 @@ def products_with_rows(
     top: tl.tensor,
     inverse: tl.tensor,
     own: tl.tensor,
+    rows: tl.tensor,  # Q, or 0 where this is not to be done
     Q: tl.tensor,
     N: tl.tensor,
     K: tl.tensor,
@@ -363,7 +362,7 @@ def products_with_rows(
     BLOCK: tl.constexpr,
 ) -> None:
     """⟨P_i, E_T,j⟩ for every j, from T itself."""
-    for start_j in range(0, Q, LONG_ROWS):
+    for start_j in range(0, rows, LONG_ROWS):
         j = start_j + tl.arange(0, LONG_ROWS).to(tl.int64)
         total = tl.zeros((LONG_ROWS, BLOCK), tl.float64)
         for start in range(0, N, BLOCK):
@@ -460,7 +459,7 @@ def gaussian_gradient_kernel(
         if flag is not None:
             the_long_way = tl.load(flag) != 0
         if the_long_way:
-            for j in range(0, Q):
+            for j in range(Q):
                 E_T = target_rows(
                     scores, mask, state, columns, excess, j + tl.zeros((1, 1), tl.int64), n, Q, N, K, first, OWN, ALL
                 )
@@ -471,9 +470,9 @@ def gaussian_gradient_kernel(
             G -= tl.load(everywhere + row, mask=in_rows, other=0)[:, None]
             G -= tl.load(W_row + n // K, mask=inside, other=0) * w
     result = tl.load(scale) * tl.where(P != 0, P * G, 0.0)
-    C: tl.constexpr = gradient.dtype.element_ty
-    narrow = result if C == tl.float64 else result.to(tl.float32)
-    tl.store(gradient + at, narrow.to(C), mask=inside)
+    if gradient.dtype.element_ty != tl.float64:  # half types by way of float32, as everywhere
+        result = result.to(tl.float32)
+    tl.store(gradient + at, result.to(gradient.dtype.element_ty), mask=inside)
 
 
 @triton.jit

@@ -8,7 +8,7 @@ captured in a CUDA graph. Nothing is allocated but what a pass returns.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,10 +31,10 @@ from .row_kernels import exponent_scale, mask_stride, sizes
 
 @dataclass(frozen=True)
 class GaussianTile:
-    """How many scores a program reads at a time. A float64 number is two registers, and each score has a handful of
-    them: with four a lane nothing spills."""
+    """How many scores a program reads at a time. A float64 number is two registers and a score has a handful of them:
+    with four a lane some forms take 100 registers, with two 64 will do for all but the moments, which have 80."""
 
-    a_lane: int = 4
+    a_lane: int = 2
     max_warps: int = 8
     moment_rows: int = 32
     moment_columns: int = 16
@@ -48,6 +48,7 @@ class GaussianTile:
 
 TILE = GaussianTile()
 ELEMENTWISE_WARPS = 4
+MAX_REGISTERS, MOMENTS_MAX_REGISTERS = 64, 80
 
 
 class TritonPasses:
@@ -117,7 +118,8 @@ class TritonPasses:
         rows, block = min(power_of_two(Q), self.tile.moment_rows), min(power_of_two(N), self.tile.moment_columns)
         given = {"state": row, "moments": moments, "ROWS": rows, "BLOCK": block}
         warps = max(1, rows * block // (self.tile.a_lane * WARP))
-        return moments, _launch(gaussian_moments_kernel, (ceil_div(N, block),), warps, a, first, given)
+        launch = _launch(gaussian_moments_kernel, (ceil_div(N, block),), warps, a, first, given)
+        return moments, replace(launch, max_registers=MOMENTS_MAX_REGISTERS)
 
     def plan_products(
         self, a: Arguments, first: int, row: Tensor, columns: Tensor, excess: Tensor, flag: Tensor | None
@@ -224,7 +226,7 @@ def _launch(
         "WRITTEN": not own or (a.target is not None and a.target.shape == a.scores.shape),
     }
     everything = {**shared, **given}
-    return Launch(kernel, grid, {name: everything[name] for name in kernel.arg_names}, num_warps)
+    return Launch(kernel, grid, {name: everything[name] for name in kernel.arg_names}, num_warps, MAX_REGISTERS)
 
 
 gaussian_wasserstein, gaussian_wasserstein_backward = kernels(TritonPasses())
