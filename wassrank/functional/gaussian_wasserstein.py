@@ -54,8 +54,8 @@ def gaussian_wasserstein(
         covariance: "full", or "diagonal": each passage's column alone, Σ_n (μ_P − μ_T)² + (σ_P − σ_T)².
         eps: for "full", replaces each singular value σ under the trace of the root by √(σ² + eps). 0 is exact. 1e-15
             gives the values of the published implementation, which makes the loss too small, and negative where P = T.
-        backend: "auto", "native", "triton" or "torch"; see `wassrank.resolve_backend`. This loss
-            has fused kernels on the CPU ("native"); elsewhere "auto" takes "torch" and says so once.
+        backend: "auto", "native", "triton" or "torch"; see `wassrank.resolve_backend`. This loss has "native" kernels
+            on the CPU and "triton" ones on a GPU; where "auto" means "native" there, it takes "torch" and says so once.
 
     weight, reduction and offsets have no meaning for a statistic of the whole batch and are refused.
 
@@ -68,8 +68,9 @@ def gaussian_wasserstein(
 
         Where predictions do not vary, or vary in a direction in which targets do not, the covariance term has a kink;
         the gradient there is the smallest subgradient (singular values that are zero but for rounding get none).
-        "native" is differentiable once and in scores alone, and keeps Q·(Q + K + 5) numbers for the backward;
-        "torch" twice, and in target and label_temperature too: "auto" takes it where one of those asks for a gradient.
+        "native" and "triton" are differentiable once and in scores alone, and keep Q·(Q + K + 5) numbers for the
+        backward; "torch" twice, and in target and label_temperature too: "auto" takes it where one of those asks for a
+        gradient.
 
     Raises:
         TypeError, ValueError: as `wassrank.grade_wasserstein`. A score of NaN or +inf makes loss and gradient NaN.
