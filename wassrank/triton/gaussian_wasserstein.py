@@ -1,5 +1,5 @@
 """The batch-Gaussian loss in Triton: its passes' host functions (wassrank/gaussian/passes.py says what each is to do)
-and its operators. The kernels: gaussian_kernels.py.
+and its operators. The kernels: gaussian_kernels.py and gaussian_parts.py.
 
 One launch a pass, no atomics and nothing decided on the host: a result has the same bits each run, and a step can be
 captured in a CUDA graph. Nothing is allocated but what a pass returns.
