@@ -62,13 +62,14 @@ SIZES = {"64 x 256": (64, 256, 4), "512 x 4096": (512, 4096, 8), "4096 x 32768":
 SORTED_SIZES = {"64 x 256": (64, 256, 4), "512 x 1000, own": (512, 1000, 1000), "64 x 10000, own": (64, 10000, 10000)}
 ORDERED = (100, 1000, 4000, 8000)  # columns
 MANGLED = {"float64": "d", "float32": "f", "float16": "4Half", "bfloat16": "8BFloat16"}
+GAUSSIAN = tuple(f"gaussian_{kernel}" for kernel in ("rows", "moments", "products", "along", "tiles", "gradient"))
 # In the order of the page; the CUDA kernels' names end in _kernel.
 KERNELS = {
-    "triton": ("sort", "forward", "sorted_forward", "quantiles", "coefficients", "reduce", "backward"),
-    "native": (
-        *("forward", "reduce", "backward", "sorted_forward", "sorted_backward", "order"),
-        *(f"gaussian_{name}" for name in ("rows", "moments", "products", "along", "tiles", "gradient")),
+    "triton": (
+        *("sort", "forward", "sorted_forward", "quantiles", "coefficients", "reduce", "backward"),
+        *GAUSSIAN,
     ),
+    "native": ("forward", "reduce", "backward", "sorted_forward", "sorted_backward", "order", *GAUSSIAN),
 }
 
 
@@ -197,7 +198,8 @@ batch, given, on sm_80, 8 bytes.
 TITLES = {
     "triton": """## Triton
 
-Configurations are those of [aot.py](../wassrank/triton/aot.py). A kernel that is the same code in several is listed
+Configurations are those of [aot.py](../wassrank/triton/aot.py) and, for the batch-Gaussian loss,
+[aot_gaussian.py](../wassrank/triton/aot_gaussian.py). A kernel that is the same code in several is listed
 with the first. Programs of one warp reach 50% at most: an SM holds 32 blocks.
 """,
     "native": """## CUDA C++

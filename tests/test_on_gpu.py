@@ -28,6 +28,11 @@ OPTIONS: list[dict[str, Any]] = [
     {"floats": True},
     {"floats": True, "dense": True, "p": 2.0, "masked": True},
     {"floats": True, "packed": True, "p": 2.0, "loss": "combined_loss", "info_nce": 0.5, "kl": 0.5},
+    {"loss": "gaussian_wasserstein"},
+    {"loss": "gaussian_wasserstein", "impossible": True},
+    {"loss": "gaussian_wasserstein", "in_batch": None, "masked": True, "target": "exp2"},
+    {"loss": "gaussian_wasserstein", "dense": True, "floats": True},
+    {"loss": "gaussian_wasserstein", "covariance": "diagonal", "masked": True},
 ]
 
 
@@ -40,6 +45,9 @@ def problem(options: dict[str, Any], dtype: torch.dtype = torch.float32) -> tupl
     else:
         shape, labels_shape = (64, 512), (64, 512 if left.pop("dense", False) else 8)  # type: ignore[assignment]
     scores = torch.randn(shape, device="cuda", dtype=dtype).requires_grad_()
+    if left.pop("impossible", False):
+        with torch.no_grad():
+            scores[5, 100] = -torch.inf
     labels = torch.randint(0, 4, labels_shape, device="cuda")
     if left.pop("floats", False):
         labels = torch.randn(labels_shape, device="cuda")

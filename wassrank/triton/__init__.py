@@ -2,10 +2,18 @@
 (wassrank/ops/registration.py): `import wassrank` does not need triton.
 """
 
+from .gaussian_wasserstein import GaussianPasses
 from .grade_order import grade_order
 from .level_losses import backward as level_losses_backward
 from .level_losses import forward as level_losses
 from .sorted_losses import backward as sorted_losses_backward
 from .sorted_losses import forward as sorted_losses
 
-__all__ = ["grade_order", "level_losses", "level_losses_backward", "sorted_losses", "sorted_losses_backward"]
+__all__ = [
+    "GaussianPasses",
+    "grade_order",
+    "level_losses",
+    "level_losses_backward",
+    "sorted_losses",
+    "sorted_losses_backward",
+]

@@ -30,10 +30,19 @@ class Launch:
     grid: tuple[int, ...]
     arguments: dict[str, Any]  # by parameter name
     num_warps: int
+    max_registers: int | None = None
+    """A thread's. Left to itself ptxas now and then spills a few bytes to fit one more block on an SM; told a bound, it
+    only keeps to that."""
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Of the compiler."""
+        bound = {} if self.max_registers is None else {"maxnreg": self.max_registers}
+        return {"num_warps": self.num_warps, **bound}
 
     def run(self) -> None:
         if 0 not in self.grid:
-            self.kernel[self.grid](**self.arguments, num_warps=self.num_warps)
+            self.kernel[self.grid](**self.arguments, **self.options)
 
 
 def run(launches: Sequence[Launch], device: torch.device) -> None:
