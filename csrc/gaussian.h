@@ -183,6 +183,12 @@ inline double polar_factor(Address X, Address V, int64_t n, int64_t lower, doubl
   return cpu::kernels().gaussian_algebra->polar_factor(at<double>(X), at<double>(V), n, lower, noise, eps);
 }
 
+inline bool small_polar_factor(Address A, Address noise, int64_t n, double split, int64_t most, double eps,
+                               Address norm, Address W) {
+  return cpu::kernels().gaussian_algebra->small_polar_factor(at<double>(A), n, split, most, *at<double>(noise), eps,
+                                                             at<double>(norm), at<double>(W));
+}
+
 // Into wassrank._C.
 template <cpu::ParallelFor parallel_for>
 void define_gaussian_passes(pybind11::module_& module) {
@@ -204,6 +210,7 @@ void define_gaussian_passes(pybind11::module_& module) {
   define("gaussian_finish", &gaussian_finish);
   define("gram_eigenvectors", &gram_eigenvectors);
   define("polar_factor", &polar_factor);
+  define("small_polar_factor", &small_polar_factor);
 }
 
 }  // namespace wassrank::direct

@@ -35,6 +35,9 @@ def gaussian_overlap(*numbers: int) -> None: ...
 def gaussian_finish(*numbers: float) -> None: ...
 def gram_eigenvectors(gram: int, n: int, split: float, V: int) -> int: ...  # size of the lower part, or -1
 def polar_factor(X: int, V: int, n: int, lower: int, noise: float, eps: float) -> float: ...
+def small_polar_factor(
+    A: int, noise: int, n: int, split: float, most: int, eps: float, norm: int, W: int
+) -> bool: ...  # whether it could
 def cuda_driver_version() -> int: ...  # 13000 for 13.0; 0 without a driver
 
 # The four that follow: only where it was built with CUDA.

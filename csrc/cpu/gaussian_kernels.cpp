@@ -20,7 +20,8 @@ constexpr GaussianPasses passes_of = {&gaussian_rows<S>,  &gaussian_moments<S>, 
 extern const GaussianPasses gaussian_passes[] = {passes_of<double>, passes_of<float>, passes_of<Half>,
                                                  passes_of<BFloat16>};  // in Dtype's order
 
-extern const GaussianAlgebra gaussian_algebra = {&gaussian_columns, &gaussian_centred,  &gaussian_overlap,
-                                                 &gaussian_finish,  &gram_eigenvectors, &polar_factor};
+extern const GaussianAlgebra gaussian_algebra = {&gaussian_columns,  &gaussian_centred,  &gaussian_overlap,
+                                                 &gaussian_finish,   &gram_eigenvectors, &polar_factor,
+                                                 &small_polar_factor};
 
 }  // namespace wassrank::cpu::WASSRANK_ISA

@@ -50,6 +50,8 @@ struct GaussianAlgebra {
                  double* scaled_W, double* along, double* everywhere);
   int64_t (*gram_eigenvectors)(const double* gram, int64_t n, double split, double* V);
   double (*polar_factor)(double* X, double* V, int64_t n, int64_t lower, double noise, double eps);
+  bool (*small_polar_factor)(const double* A, int64_t n, double split, int64_t most, double noise, double eps,
+                             double* norm, double* W);
 };
 
 struct Kernels {

@@ -8,8 +8,9 @@
 #include <limits>
 #include <vector>
 
-#include "cpu/kernels.h"
 #include "cpu/simd.h"
+#include "cpu/small_product.h"
+#include "cpu/symmetric_eigen.h"
 
 namespace wassrank::cpu::WASSRANK_ISA {
 
@@ -84,6 +85,33 @@ inline double polar_factor(double* X, double* V, int64_t n, int64_t lower, doubl
     for (int64_t i = 0; i < n; ++i) X[k * n + i] *= factor;
   }
   return norm;
+}
+
+// All of it for a small matrix, on one thread: the eigenvectors and the three products around them. W [n, n] is the
+// polar factor. False, with nothing written, for one whose lower part has more than `most` rows or does not converge.
+inline bool small_polar_factor(const double* A, int64_t n, double split, int64_t most, double noise, double eps,
+                               double* norm, double* W) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t k = 0; k < n * n; ++k) sum += A[k];
+  if (!std::isfinite(sum)) {
+    *norm = std::numeric_limits<double>::quiet_NaN();
+    std::fill(W, W + n * n, *norm);
+    return true;
+  }
+  const int64_t size = n * n;
+  static thread_local AlignedDoubles room;
+  room.resize(4 * size);
+  double *V = room.data(), *U = V + size, *turned_V = U + size, *turned_A = turned_V + size;
+  transposed_product(A, A, U, n);
+  const int64_t lower = gram_eigenvectors(U, n, split, V);
+  if (lower < 0 || lower > most) return false;
+  transpose(V, turned_V, n);
+  transpose(A, turned_A, n);
+  transposed_product(turned_V, turned_A, U, n);
+  *norm = polar_factor(U, V, n, lower, noise, eps);
+  transposed_product(U, V, W, n);
+  return true;
 }
 
 }  // namespace wassrank::cpu::WASSRANK_ISA

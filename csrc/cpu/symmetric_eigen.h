@@ -7,31 +7,32 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <limits>
-#include <vector>
 
-#include "cpu/simd.h"
+#include "cpu/lanes.h"
 
 namespace wassrank::cpu::WASSRANK_ISA {
 
 class SymmetricEigen {
  public:
-  // Entries of `G` [n, n] are of order one, so that squares neither overflow nor vanish.
-  SymmetricEigen(const double* G, int64_t n)
-      : n_(n),
-        width_((n + kLanes - 1) / kLanes * kLanes),
-        G_(n * width_),
-        V_(n * width_),
-        reflectors_(n * width_),
-        d_(n),
-        e_(n),
-        betas_(n),
-        p_(width_),
-        w_(width_),
-        cosines_(n),
-        sines_(n) {
-    for (int64_t i = 0; i < n; ++i) std::copy(G + i * n, G + (i + 1) * n, G_.data() + i * width_);
+  // How many doubles it wants room for.
+  static int64_t room(int64_t n) { return (3 * n + 7) * width_of(n); }
+
+  // Of `scale` * `G` [n, n], whose entries are of order one, so that squares neither overflow nor vanish. `room` begins
+  // where a cache line does.
+  SymmetricEigen(const double* G, int64_t n, double scale, double* room) : n_(n), width_(width_of(n)) {
+    std::fill(room, room + SymmetricEigen::room(n), 0.0);
+    for (double** matrix : {&G_, &V_, &reflectors_}) {
+      *matrix = room;
+      room += n * width_;
+    }
+    for (double** row : {&d_, &e_, &betas_, &p_, &w_, &cosines_, &sines_}) {
+      *row = room;
+      room += width_;
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t j = 0; j < n; ++j) G_[i * width_ + j] = scale * G[i * n + j];
+    }
   }
 
   // False where QL does not converge.
@@ -41,38 +42,23 @@ class SymmetricEigen {
     return diagonalise();
   }
 
-  const double* vector(int64_t k) const { return V_.data() + k * width_; }
+  const double* vector(int64_t k) const { return V_ + k * width_; }
   double value(int64_t k) const { return d_[k]; }
 
  private:
-  // Of the instruction set's own width: of wider ones the compiler keeps none in registers.
-#if defined(__AVX512F__)
-  static constexpr int64_t kLanes = 8;
-#elif defined(__AVX__)
-  static constexpr int64_t kLanes = 4;
-#else
-  static constexpr int64_t kLanes = 2;
-#endif
-  typedef double Vector __attribute__((vector_size(kLanes * sizeof(double))));
-
-  static Vector load(const double* from) {
-    Vector some;
-    std::memcpy(&some, from, sizeof some);
-    return some;
-  }
-  static void store(const Vector& some, double* to) { std::memcpy(to, &some, sizeof some); }
+  static int64_t width_of(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
   // The vector in which a column lies begins at:
   static int64_t start(int64_t column) { return column / kLanes * kLanes; }
 
   // Of whole rows from column `from`, a vector's first.
   double product(const double* x, const double* y, int64_t from) const {
-    Vector even{}, odd{};
+    Lanes even{}, odd{};
     int64_t j = from;
     for (; j + 2 * kLanes <= width_; j += 2 * kLanes) {
-      even += load(x + j) * load(y + j);
-      odd += load(x + j + kLanes) * load(y + j + kLanes);
+      even += load_lanes(x + j) * load_lanes(y + j);
+      odd += load_lanes(x + j + kLanes) * load_lanes(y + j + kLanes);
     }
-    if (j < width_) even += load(x + j) * load(y + j);
+    if (j < width_) even += load_lanes(x + j) * load_lanes(y + j);
     even += odd;
     double sum = 0;
     for (int64_t lane = 0; lane < kLanes; ++lane) sum += even[lane];
@@ -83,31 +69,32 @@ class SymmetricEigen {
   // v w^T + w v^T, and the product G v of step k + 1 are one sweep over the rows. v and w are 0 up to column k.
   void make_tridiagonal() {
     for (int64_t k = 0; k < n_; ++k) {
-      const double* last = k ? reflectors_.data() + (k - 1) * width_ : nullptr;
-      double* row = G_.data() + k * width_;
+      const double* last = k ? reflectors_ + (k - 1) * width_ : nullptr;
+      double* row = G_ + k * width_;
       if (last) update(row, last, k, start(k));
       d_[k] = row[k];
       if (k + 1 == n_) return;
-      double* v = reflectors_.data() + k * width_;
+      double* v = reflectors_ + k * width_;
       std::copy(row + k + 1, row + n_, v + k + 1);
       betas_[k] = reflect(v, k + 1);
       const int64_t from = start(k + 1);
       for (int64_t i = k + 1; i < n_; ++i) {
-        double* of = G_.data() + i * width_;
+        double* of = G_ + i * width_;
         if (last) update(of, last, i, from);
         p_[i] = betas_[k] * product(of, v, from);
       }
       p_[k] = w_[k] = 0;
-      const double half = betas_[k] / 2 * product(p_.data(), v, from);
-      for (int64_t i = from; i < width_; i += kLanes) store(load(p_.data() + i) - half * load(v + i), w_.data() + i);
+      const double half = betas_[k] / 2 * product(p_, v, from);
+      for (int64_t i = from; i < width_; i += kLanes)
+        store_lanes(load_lanes(p_ + i) - half * load_lanes(v + i), w_ + i);
     }
   }
 
   void update(double* row, const double* v, int64_t i, int64_t from) const {
     const double v_i = v[i], w_i = w_[i];
-    const double* w = w_.data();
+    const double* w = w_;
     for (int64_t j = from; j < width_; j += kLanes) {
-      store(load(row + j) - v_i * load(w + j) - w_i * load(v + j), row + j);
+      store_lanes(load_lanes(row + j) - v_i * load_lanes(w + j) - w_i * load_lanes(v + j), row + j);
     }
   }
 
@@ -130,12 +117,13 @@ class SymmetricEigen {
   void form_vectors() {
     for (int64_t i = 0; i < n_; ++i) V_[i * width_ + i] = 1;
     for (int64_t k = n_ - 2; k >= 0; --k) {
-      const double* v = reflectors_.data() + k * width_;
+      const double* v = reflectors_ + k * width_;
       const int64_t from = start(k + 1);
       for (int64_t i = k + 1; i < n_; ++i) {
-        double* row = V_.data() + i * width_;
+        double* row = V_ + i * width_;
         const double factor = betas_[k] * product(row, v, from);
-        for (int64_t j = from; j < width_; j += kLanes) store(load(row + j) - factor * load(v + j), row + j);
+        for (int64_t j = from; j < width_; j += kLanes)
+          store_lanes(load_lanes(row + j) - factor * load_lanes(v + j), row + j);
       }
     }
   }
@@ -161,7 +149,7 @@ class SymmetricEigen {
 
   // Of rows l ... m; returns what it took off the diagonal from l on.
   double ql_step(int64_t l, int64_t m) {
-    double *d = d_.data(), *e = e_.data();
+    double *d = d_, *e = e_;
     double g = d[l], p = (d[l + 1] - g) / (2 * e[l]);
     const double root = std::copysign(std::sqrt(p * p + 1), p);
     d[l] = e[l] / (p + root);
@@ -198,25 +186,25 @@ class SymmetricEigen {
 
   template <int kVectors>
   void rotate_columns(int64_t l, int64_t m, int64_t at) {
-    Vector next[kVectors];
-    double* row = V_.data() + m * width_ + at;
-    for (int v = 0; v < kVectors; ++v) next[v] = load(row + v * kLanes);
+    Lanes next[kVectors];
+    double* row = V_ + m * width_ + at;
+    for (int v = 0; v < kVectors; ++v) next[v] = load_lanes(row + v * kLanes);
     for (int64_t i = m - 1; i >= l; --i) {
       const double c = cosines_[i], s = sines_[i];
       double* above = row - width_;
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
-        const Vector x = load(above + v * kLanes);
-        store(s * x + c * next[v], row + v * kLanes);
+        const Lanes x = load_lanes(above + v * kLanes);
+        store_lanes(s * x + c * next[v], row + v * kLanes);
         next[v] = c * x - s * next[v];
       }
       row = above;
     }
-    for (int v = 0; v < kVectors; ++v) store(next[v], row + v * kLanes);
+    for (int v = 0; v < kVectors; ++v) store_lanes(next[v], row + v * kLanes);
   }
 
   const int64_t n_, width_;
-  std::vector<double> G_, V_, reflectors_, d_, e_, betas_, p_, w_, cosines_, sines_;
+  double *G_, *V_, *reflectors_, *d_, *e_, *betas_, *p_, *w_, *cosines_, *sines_;
 };
 
 // Eigenvectors of A^T A = `gram` [n, n] in the rows of `V` [n, n], those first whose eigenvalues are at most `split`
@@ -224,9 +212,9 @@ class SymmetricEigen {
 inline int64_t gram_eigenvectors(const double* gram, int64_t n, double split, double* V) {
   double trace = 0;
   for (int64_t i = 0; i < n; ++i) trace += gram[i * n + i];
-  std::vector<double> scaled(gram, gram + n * n);
-  for (double& entry : scaled) entry *= trace > 0 ? 1 / trace : 0;
-  SymmetricEigen eigen(scaled.data(), n);
+  static thread_local AlignedDoubles room;  // fresh pages would cost a fourth of the time
+  room.resize(SymmetricEigen::room(n));
+  SymmetricEigen eigen(gram, n, trace > 0 ? 1 / trace : 0, room.data());
   if (!eigen.run()) return -1;
   double largest = 0;
   for (int64_t k = 0; k < n; ++k) largest = std::max(largest, eigen.value(k));

@@ -63,7 +63,7 @@ def forward(passes: Passes, a: Arguments, world: World = Alone()) -> tuple[Tenso
         sums, products = _products(passes, a, world, small, row, everyone, columns, numbers, excess, flag)
         A = world.rows(small.overlap(products, world.sum(products.sum(0)), row, numbers))
         norm, W = nuclear_norm_and_factor(A, numbers[Number.NOISE], a.eps, a.scores)
-        W = W[first : first + len(row)]
+        W = W[first : first + len(row)] if len(W) != len(row) else W
         distance, W, along, everywhere = small.finish(norm, W, products, sums, everyone, numbers, a.eps)
     return distance.to(compute_dtype(a.scores.dtype)), Kept(row, excess, columns, along, W, everywhere, flag)
 

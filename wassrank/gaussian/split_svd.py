@@ -6,9 +6,8 @@ the remaining V, is a narrow matrix whose entries are all small; less what round
 vectors it is decomposed on its own, and keeps all its digits. Most often it is a few columns, or the null space that
 A's centring makes, which is recognised by its norm.
 
-Two threads, scores of unit variance against random grades, 4 passages a query, temperatures 1 to 0.05: 0.4 to 0.47 ms
-against 0.46 at 64 rows, 5.8 to 7.4 against 9.6 at 256, 37 to 51 against 80 at 512. Where the matrix is well conditioned
-the polar factor is within 1e-12 of the SVD's; SPLIT = 1e-6 would save another 1 to 10 % and leave 1e-11.
+How fast: docs/polar_factor.md. Where the matrix is well conditioned the polar factor is within 1e-12 of the SVD's;
+SPLIT = 1e-6 would save another 1 to 10 % and leave 1e-11.
 """
 
 from __future__ import annotations
@@ -25,13 +24,12 @@ from wassrank.reference.nuclear_norm import norm_and_polar_factor
 SPLIT = 1e-4
 """Of eigenvalues: singular values below 1e-2 of the largest are the lower part."""
 
-
 MOST_ROTATED = 64
 """Singular values of the lower part up to which C++ rotates it (csrc/cpu/polar_factor.h); LAPACK takes over beyond."""
 
 
-MOST_BY_QL = 96
-"""Rows up to which C++ finds the eigenvectors (csrc/cpu/symmetric_eigen.h)."""
+SMALL = 96
+"""Rows up to which C++ does all of it (csrc/cpu/symmetric_eigen.h)."""
 
 
 def norm_and_factor(
@@ -43,28 +41,22 @@ def norm_and_factor(
     n = len(A)
     if n == 0 or backends.native is None:
         return norm_and_polar_factor(split_svd(A, noise), noise, eps)
+    if n <= SMALL:
+        norm, W = torch.empty_like(noise), torch.empty_like(A)
+        addresses = norm.data_ptr(), W.data_ptr()
+        if backends.native.small_polar_factor(A.data_ptr(), noise.data_ptr(), n, SPLIT, n // 2, eps, *addresses):
+            return norm, W
     if not math.isfinite(A.sum()):
         return A.new_full((), math.nan), torch.full_like(A, math.nan)
-    Vh, lower = _eigenvectors(A.T @ A)
-    if lower > min(MOST_ROTATED, n // 2):
-        return norm_and_polar_factor(_split_svd(A, Vh.T, lower, noise), noise, eps)
-    U = Vh @ A.T
-    norm = backends.native.polar_factor(U.data_ptr(), Vh.data_ptr(), n, lower, float(noise), eps)
-    return A.new_tensor(norm), U.T @ Vh
-
-
-def _eigenvectors(gram: Tensor) -> tuple[Tensor, int]:
-    """In rows, those of the lower part first, and how many these are."""
-    assert backends.native is not None
-    n = len(gram)
-    if n <= MOST_BY_QL:
-        Vh = torch.empty_like(gram)
-        lower = backends.native.gram_eigenvectors(gram.data_ptr(), n, SPLIT, Vh.data_ptr())
-        if lower >= 0:
-            return Vh, lower
-    eigenvalues, V = torch.linalg.eigh(gram)
+    eigenvalues, V = torch.linalg.eigh(A.T @ A)
     known = eigenvalues.tolist()
-    return V.T.contiguous(), bisect.bisect_right(known, SPLIT * known[-1])
+    lower = bisect.bisect_right(known, SPLIT * known[-1])
+    if lower > min(MOST_ROTATED, n // 2):
+        return norm_and_polar_factor(_split_svd(A, V, lower, noise), noise, eps)
+    Vh = V.T.contiguous()
+    U = Vh @ A.T
+    norm = A.new_tensor(backends.native.polar_factor(U.data_ptr(), Vh.data_ptr(), n, lower, float(noise), eps))
+    return norm, U.T @ Vh
 
 
 def lapack(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
