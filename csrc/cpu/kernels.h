@@ -8,6 +8,7 @@
 
 #include "common/rows.h"
 #include "common/sorted_rows.h"
+#include "common/wasserstein_1d.h"
 
 namespace wassrank::cpu {
 
@@ -22,6 +23,13 @@ struct Refusal {
   double label;
 };
 
+// Why a pair of point sets was refused, the outputs meaning nothing.
+struct PairRefusal {
+  enum What { nan_value, improper_weight, massless } what;
+  bool of_v;
+  int64_t pair;
+};
+
 struct Kernels {
   const char* instruction_set;
   // Returns a grade outside [0, levels) if a passage that takes part has one; the outputs then mean nothing.
@@ -30,6 +38,7 @@ struct Kernels {
   void (*grade_order)(const GradeOrder&, ParallelFor);
   std::optional<Refusal> (*sorted_losses_forward)(const SortedForward&, ParallelFor);
   void (*sorted_losses_backward)(const SortedBackward&, ParallelFor);
+  std::optional<PairRefusal> (*wasserstein_1d)(const Wasserstein1d&, ParallelFor);
 };
 
 // Compiled from the same sources with other flags; see setup.py.
