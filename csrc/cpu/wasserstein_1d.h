@@ -92,18 +92,29 @@ class Wasserstein1dPass {
         values = wide.data();
       }
       entries.resize(n);
-      int64_t count = 0;
-      for (int64_t i = 0; i < n; ++i) {
-        entries[count] = Entry(values[i], i);
-        count += !mask || mask[i];
+      int64_t count = n;
+      if (mask) {
+        count = 0;
+        for (int64_t i = 0; i < n; ++i) {
+          entries[count] = Entry(values[i], i);
+          count += mask[i];
+        }
+        entries.resize(count);
+      } else {
+        Entry* const all = entries.data();
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) all[i] = Entry(values[i], i);
       }
-      entries.resize(count);
       sort_entries(entries, other);
       to.x.resize(count);
       to.place.resize(count);
+      C* const x = to.x.data();
+      int32_t* const place = to.place.data();
+      const Entry* const from = entries.data();
+#pragma omp simd
       for (int64_t k = 0; k < count; ++k) {
-        to.x[k] = of_sort_key(entries[k].key());
-        to.place[k] = entries[k].place();
+        x[k] = of_sort_key(from[k].key());
+        place[k] = from[k].place();
       }
     }
   };

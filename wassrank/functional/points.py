@@ -46,14 +46,16 @@ def pair(
     u, v = Side(u_values, u_weights, u_mask, u_offsets), Side(v_values, v_weights, v_mask, v_offsets)
     leading = [shape for name, side in (("u", u), ("v", v)) for shape in _leading(name, side)]
     checks.check_device("v_values", v_values, u_values)
-    try:
-        batch = torch.broadcast_shapes(*leading)
+    try:  # most often there is nothing to broadcast, and torch takes its time to say so
+        batch = leading[0] if all(shape == leading[0] for shape in leading) else torch.broadcast_shapes(*leading)
     except RuntimeError:
         raise ValueError(
             f"leading dimensions do not broadcast: all but the last of values, weights and masks (of packed sides one, "
             f"the number of lists) are {sorted({tuple(shape) for shape in leading})}"
         ) from None
-    dtype = torch.promote_types(u_values.dtype, v_values.dtype)
+    dtype = u_values.dtype
+    if v_values.dtype != dtype:
+        dtype = torch.promote_types(dtype, v_values.dtype)
     return _rows(u, batch, dtype), _rows(v, batch, dtype), batch
 
 
@@ -108,21 +110,22 @@ def _check_fits(name: str, tensor: Tensor, of: str, values: Tensor) -> None:
 
 
 def _rows(side: Side, batch: torch.Size, dtype: torch.dtype) -> Side:
-    values, weights = side.values.to(dtype), side.weights
+    values, weights, mask, offsets = side
+    values = values.to(dtype)
     if weights is not None:
         weights = weights.to(compute_dtype(dtype))
-    if side.offsets is not None:
-        return Side(values, weights, side.mask, side.offsets.long())
-    lay = [None if t is None else _two_dimensional(t, batch) for t in (values, weights, side.mask)]
-    assert lay[0] is not None
-    return Side(lay[0], lay[1], lay[2], None)
+    if offsets is not None:
+        return Side(values, weights, mask, offsets.long())
+    values = _two_dimensional(values, batch)
+    weights = None if weights is None else _two_dimensional(weights, batch)
+    return Side(values, weights, None if mask is None else _two_dimensional(mask, batch), None)
 
 
 def _two_dimensional(tensor: Tensor, batch: torch.Size) -> Tensor:
     """[R, n], or [1, n] where it is the same for the whole batch."""
-    *leading, n = tensor.shape
-    if len(leading) == len(batch) == 1:
+    if tensor.dim() == 2 and len(batch) == 1:
         return tensor
+    *leading, n = tensor.shape
     if all(size == 1 for size in leading):
         return tensor.reshape(1, n)
     return tensor.expand(*batch, n).reshape(math.prod(batch), n)

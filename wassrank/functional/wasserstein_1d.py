@@ -91,7 +91,8 @@ def wasserstein_1d(
     if resolved == "torch":
         loss = reference.wasserstein_1d(u.points(), v.points(), p).to(compute_dtype(u.values.dtype))
         return loss.expand(batch.numel()).reshape(batch)
-    return ops.wasserstein_1d.fused(resolved)(u, v, batch.numel(), p).reshape(batch)
+    loss = ops.wasserstein_1d.fused(resolved)(u, v, batch.numel(), p)
+    return loss if len(batch) == 1 else loss.reshape(batch)
 
 
 class Plan(NamedTuple):

@@ -33,19 +33,17 @@ LEAVES = 4
 
 def fused(backend: str) -> Callable[..., Tensor]:
     """W_p^p of each pair, [R], on a fused backend: of two `wassrank.functional.points.Side`s."""
-    operator = _OPERATORS[backend]
+    return _FUSED[backend]
 
+
+def _fused(operator: Callable[..., Any]) -> Callable[..., Tensor]:
     def wasserstein_1d(u: Any, v: Any, pairs: int, p: float) -> Tensor:
         leaves = (u.values, v.values, u.weights, v.weights)
         wanted = 0
         if torch.is_grad_enabled():
-            wanted = sum(1 << k for k, leaf in enumerate(leaves) if leaf is not None and leaf.requires_grad)
+            wanted = sum([1 << k for k, leaf in enumerate(leaves) if leaf is not None and leaf.requires_grad])
         loss: Tensor = operator(
-            *(contiguous(leaf) for leaf in leaves),
-            *(contiguous(t) for t in (u.mask, v.mask, u.offsets, v.offsets)),
-            pairs,
-            wanted,
-            p,
+            *[contiguous(t) for t in (*leaves, u.mask, v.mask, u.offsets, v.offsets)], pairs, wanted, p
         )
         return loss
 
@@ -90,19 +88,25 @@ def _backward(backward_op: Any, ctx: Any, grad_loss: Tensor) -> tuple[Tensor | N
 
 def _backward_kernel(*arguments: Any) -> tuple[Tensor, ...]:
     b = BackwardArguments(*arguments)
-    gradients = []
-    for k, (leaf, kept) in enumerate(zip(b.leaves, b.kept, strict=True)):
-        offsets = b.u_offsets if k % 2 == 0 else b.v_offsets
-        if leaf is None or not b.wanted >> k & 1:
-            gradients.append(b.grad_loss.new_empty(0))
-        elif offsets is not None:
-            of_each = b.grad_loss.repeat_interleave(offsets.diff(), output_size=leaf.shape[0])
-            gradients.append((of_each * kept).to(leaf.dtype))
-        elif leaf.shape[0] != kept.shape[0]:  # pairs share it
-            gradients.append((b.grad_loss @ kept)[None].to(leaf.dtype))
-        else:
-            gradients.append((b.grad_loss[:, None] * kept).to(leaf.dtype))
-    return tuple(gradients)
+    return tuple(
+        [
+            _scaled(b.grad_loss, leaf, kept, b.v_offsets if k % 2 else b.u_offsets)
+            if leaf is not None and b.wanted >> k & 1
+            else b.grad_loss.new_empty(0)
+            for k, (leaf, kept) in enumerate(zip(b.leaves, b.kept, strict=True))
+        ]
+    )
+
+
+def _scaled(grad_loss: Tensor, leaf: Tensor, kept: Tensor, offsets: Tensor | None) -> Tensor:
+    """A leaf's gradient."""
+    if offsets is not None:
+        gradient = grad_loss.repeat_interleave(offsets.diff(), output_size=leaf.shape[0]) * kept
+    elif leaf.shape[0] != kept.shape[0]:  # pairs share it
+        gradient = (grad_loss @ kept)[None]
+    else:
+        gradient = grad_loss[:, None] * kept
+    return gradient.to(leaf.dtype)
 
 
 # Operations a point costs in either pass: its mass, two running sums; height, comparison, stretch of mass and distance
@@ -145,4 +149,5 @@ _OPERATORS = register(
     direct=ShortCut(direct.serves, direct.wasserstein_1d, _backward_kernel),
     backends=("native",),
 )
+_FUSED = {backend: _fused(operator) for backend, operator in _OPERATORS.items()}
 LIBRARY.impl("wasserstein_1d_backward", _backward_kernel, "CompositeExplicitAutograd")
