@@ -31,6 +31,13 @@ LEAVES = 4
 """Values and weights of both sides."""
 
 
+def beyond(backend: str, device: torch.device) -> str | None:
+    """What the backend's kernels cannot do; None where they can."""
+    if backend == "native" and device.type == "cpu":
+        return None
+    return f"{backend} has no kernel for wasserstein_1d on {device.type} yet"
+
+
 def fused(backend: str) -> Callable[..., Tensor]:
     """W_p^p of each pair, [R], on a fused backend: of two `wassrank.functional.points.Side`s."""
     return _FUSED[backend]
