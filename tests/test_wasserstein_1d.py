@@ -25,7 +25,7 @@ from wassrank import _C, wasserstein_1d_plan
 from wassrank.arguments import PairArguments
 from wassrank.backends import _resolve_once, missing
 from wassrank.ops import direct
-from wassrank.ops.wasserstein_1d import beyond
+from wassrank.ops.wasserstein_1d import beyond, step_work
 
 wasserstein_1d: Any = wassrank.wasserstein_1d  # tests unpack lists into its first arguments
 BACKENDS = ["native", "torch"]
@@ -473,6 +473,18 @@ def test_direct_calls_are_the_operators(made: dict[str, bool]) -> None:
     for one, other in zip(direct.wasserstein_1d(*a), torch.ops.wassrank.wasserstein_1d(*a), strict=True):
         assert one.dtype == other.dtype
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("made", [{}, {"weighted": False}, {"packed": True}, {"masked": True}], ids=str)
+def test_work_is_what_is_read_kept_and_written(made: dict[str, bool]) -> None:
+    a = arguments(**made)
+    given = [t for t in a if isinstance(t, Tensor)]
+    loss, *kept = torch.ops.wassrank.wasserstein_1d(*a)
+    kept_bytes = sum(t.nbytes for t in kept)
+    gradients = sum(t.nbytes for t in a[:4] if isinstance(t, Tensor))
+    work = step_work(a)
+    assert work.bytes == sum(t.nbytes for t in given) + 2 * kept_bytes + gradients + 2 * loss.nbytes
+    assert work.extra_bytes == kept_bytes
 
 
 def test_compiles_into_one_graph() -> None:
