@@ -36,6 +36,7 @@ def register(
     leaves: int = 1,  # inputs that have a gradient: the first; of both operators, after grad_loss
     direct: ShortCut | None = None,  # the native pair for eager calls: wassrank/ops/direct.py
     backends: Sequence[str] = tuple(SUFFIX),
+    backward_kernel: Callable[..., Any] | None = None,  # of every device and backend; None: each brings its own
 ) -> dict[str, Callable[..., Any]]:
     """Defines the operator pair once for each backend; returns for each a differentiable call giving the loss."""
     calls = {}
@@ -55,6 +56,9 @@ def register(
         LIBRARY.impl(backward_name, _once_only(backward_operator, leaves), "Autograd")
         if backend == "triton":
             serve_by_triton(name, forward_name)
+        if backward_kernel is not None:
+            LIBRARY.impl(backward_name, backward_kernel, "CompositeExplicitAutograd")
+        elif backend == "triton":
             serve_by_triton(f"{name}_backward", backward_name)
         calls[backend] = _loss_alone(operator, function, leaves)
     return calls

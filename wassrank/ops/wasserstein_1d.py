@@ -24,7 +24,7 @@ from wassrank.reference.rows import compute_dtype
 
 from . import direct
 from .inputs import contiguous
-from .registration import LIBRARY, ShortCut, register
+from .registration import ShortCut, register
 from .work import Work
 
 LEAVES = 4
@@ -143,6 +143,5 @@ _OPERATORS = register(
     backward=_backward,
     leaves=LEAVES,
     direct=ShortCut(direct.serves, direct.wasserstein_1d, _backward_kernel),
-    backends=("native",),
+    backward_kernel=_backward_kernel,
 )
-LIBRARY.impl("wasserstein_1d_backward", _backward_kernel, "CompositeExplicitAutograd")

@@ -7,5 +7,13 @@ from .level_losses import backward as level_losses_backward
 from .level_losses import forward as level_losses
 from .sorted_losses import backward as sorted_losses_backward
 from .sorted_losses import forward as sorted_losses
+from .wasserstein_1d import forward as wasserstein_1d
 
-__all__ = ["grade_order", "level_losses", "level_losses_backward", "sorted_losses", "sorted_losses_backward"]
+__all__ = [
+    "grade_order",
+    "level_losses",
+    "level_losses_backward",
+    "sorted_losses",
+    "sorted_losses_backward",
+    "wasserstein_1d",
+]

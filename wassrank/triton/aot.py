@@ -34,6 +34,7 @@ from wassrank.reference import Terms
 from wassrank.reference.rows import compute_dtype
 from wassrank.tuning import TritonTuning, triton_tuning
 
+from . import aot_wasserstein_1d
 from .grade_order import plan_sort
 from .launch import ALIGNMENT, WARP, Launch
 from .level_losses import plan_forward
@@ -117,6 +118,13 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "Q": 512, "N": 512_000, "packed": True, "p": 2.0, "terms": ALL, "label_dtype": torch.float32
     },
 }  # fmt: skip
+
+
+def launches_of(configuration: str, tuning: TritonTuning) -> dict[str, Launch]:
+    """One step's, by kernel."""
+    if configuration in aot_wasserstein_1d.CONFIGURATIONS:
+        return by_kernel(aot_wasserstein_1d.example(**aot_wasserstein_1d.CONFIGURATIONS[configuration]))
+    return example(tuning, **CONFIGURATIONS[configuration])
 
 
 def example(
@@ -241,10 +249,8 @@ def source(launch: Launch) -> ASTSource:
 
 
 def compile_one(kernel: str, configuration: str, capability: int) -> Resources:
-    launch = example(triton_tuning(capability), **CONFIGURATIONS[configuration])[kernel]
-    compiled = triton.compile(
-        source(launch), target=GPUTarget("cuda", capability, WARP), options={"num_warps": launch.num_warps}
-    )
+    launch = launches_of(configuration, triton_tuning(capability))[kernel]
+    compiled = triton.compile(source(launch), target=GPUTarget("cuda", capability, WARP), options=launch.options)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "kernel.cubin")
         path.write_bytes(compiled.asm["cubin"])
@@ -313,8 +319,8 @@ def jobs(capabilities: Sequence[int]) -> Iterator[tuple[str, str, int]]:
     """(kernel, configuration, capability) of all that differ in their code."""
     for capability in capabilities:
         seen = set()
-        for name, options in CONFIGURATIONS.items():
-            for kernel, launch in example(triton_tuning(capability), **options).items():
+        for name in (*CONFIGURATIONS, *aot_wasserstein_1d.CONFIGURATIONS):
+            for kernel, launch in launches_of(name, triton_tuning(capability)).items():
                 code = (kernel, source(launch).hash(), launch.num_warps)
                 if code not in seen:
                     seen.add(code)

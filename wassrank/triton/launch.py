@@ -30,10 +30,19 @@ class Launch:
     grid: tuple[int, ...]
     arguments: dict[str, Any]  # by parameter name
     num_warps: int
+    max_registers: int | None = None
+    """A thread's. Left to itself ptxas now and then spills a few bytes to fit one more block on an SM; told a bound, it
+    only keeps to that."""
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Of the compiler."""
+        bound = {} if self.max_registers is None else {"maxnreg": self.max_registers}
+        return {"num_warps": self.num_warps, **bound}
 
     def run(self) -> None:
         if 0 not in self.grid:
-            self.kernel[self.grid](**self.arguments, num_warps=self.num_warps)
+            self.kernel[self.grid](**self.arguments, **self.options)
 
 
 def run(launches: Sequence[Launch], device: torch.device) -> None:
@@ -171,6 +180,48 @@ def sorted_tile(
 def line_tile(points: int, a_lane: int, max_warps: int) -> LineTile:
     block = min(power_of_two(points), a_lane * WARP * max_warps)
     return LineTile(block, max(1, block // (a_lane * WARP)))
+
+
+STAIRCASE_WARPS = 8
+STAIRCASE_REGISTERS = 128
+RESIDENT_WARPS = 1 << 13
+"""About as many as the largest GPUs hold: programs beyond would wait, and each has a workspace."""
+
+
+@dataclass(frozen=True)
+class StaircaseTile:
+    programs: int  # each has pair after pair
+    block: int
+    num_warps: int
+
+
+def staircase_tile(
+    cells: int,  # a pair
+    pairs: int,
+    packed: bool,  # whether the workspace does not grow with the programs
+) -> StaircaseTile:
+    tile = line_tile(cells, SCANNED, STAIRCASE_WARPS)
+    programs = pairs if packed else min(pairs, RESIDENT_WARPS // max(2, tile.num_warps))
+    return StaircaseTile(programs, tile.block, tile.num_warps)
+
+
+PAIRED_A_LANE = 4
+"""Points on either side: their loads wait for those of their order, so several are to be in flight."""
+
+PAIRING_WARPS = 8
+
+
+@dataclass(frozen=True)
+class PairingTile:
+    rows: int  # pairs a program
+    block: int
+    num_warps: int
+
+
+def pairing_tile(points: int) -> PairingTile:
+    """Of pairs with as many points on either side."""
+    tile = line_tile(points, PAIRED_A_LANE, PAIRING_WARPS)
+    return PairingTile(max(1, PAIRED_A_LANE * WARP // tile.block), tile.block, tile.num_warps)
 
 
 @dataclass(frozen=True)
