@@ -64,7 +64,10 @@ ORDERED = (100, 1000, 4000, 8000)  # columns
 MANGLED = {"float64": "d", "float32": "f", "float16": "4Half", "bfloat16": "8BFloat16"}
 # In the order of the page; the CUDA kernels' names end in _kernel.
 KERNELS = {
-    "triton": ("sort", "forward", "sorted_forward", "quantiles", "coefficients", "reduce", "backward"),
+    "triton": (
+        *("sort", "forward", "sorted_forward", "quantiles", "coefficients", "reduce", "backward"),
+        *("pairing", "staircase"),
+    ),
     "native": ("forward", "reduce", "backward", "sorted_forward", "sorted_backward", "order"),
 }
 
@@ -191,7 +194,8 @@ batch, given, on sm_80, 8 bytes.
 TITLES = {
     "triton": """## Triton
 
-Configurations are those of [aot.py](../wassrank/triton/aot.py). A kernel that is the same code in several is listed
+Configurations are those of [aot.py](../wassrank/triton/aot.py) and, for the 1-D distance,
+[aot_wasserstein_1d.py](../wassrank/triton/aot_wasserstein_1d.py). A kernel that is the same code in several is listed
 with the first. Programs of one warp reach 50% at most: an SM holds 32 blocks.
 """,
     "native": """## CUDA C++

@@ -23,6 +23,10 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "weighted pairs, 1024 x 64, masks, p=2": {"n": 64, "weights": True, "masks": True, "p": 2.0},
     "weighted pairs, 1024 x 64, support shared": {"n": 64, "weights": True, "shared": True, "wanted": 0b1100},
     "weighted pairs, 1024 x 1024": {"n": 1024, "weights": True},
+    "weighted pairs, 1024 x 1024, bf16, masks, p=1.5": {
+        "n": 1024, "dtype": torch.bfloat16, "weights": True, "masks": True, "p": 1.5
+    },
+    "weighted pairs, 1024 x 1024, fp64, p=1.5": {"n": 1024, "dtype": torch.float64, "weights": True, "p": 1.5},
     "weighted pairs, 64 x 16384": {"pairs": 64, "n": 16384, "weights": True},
     "weighted pairs, 64 x 16384, loss alone": {"pairs": 64, "n": 16384, "weights": True, "wanted": 0},
     "weighted pairs, 64 x 16384, bf16, masks, p=1.5": {
@@ -53,18 +57,17 @@ def example(
     """The launches of one step, on meta tensors."""
     empty = functools.partial(torch.empty, device="meta")
     C = compute_dtype(dtype)
-    shapes = [(pairs, n), (pairs, m or n)]
-    if packed:
-        shapes = [(pairs * points,) for _, points in shapes]  # type: ignore[misc]
-    values = [empty((1, *shape[1:]) if shared else shape, dtype=dtype) for shape in shapes]
-    everything = 0b1111 if weights else 0b11
-    a = PairArguments(
-        *values,
-        *(empty(shape, dtype=C) if weights else None for shape in shapes),
-        *(empty(shape, dtype=torch.bool) if masks else None for shape in shapes),
-        *(empty(pairs + 1, dtype=torch.int64) if packed else None for _ in shapes),
-        pairs=pairs,
-        wanted=everything if wanted is None else wanted,
-        p=p,
+    shapes = [(pairs * n,), (pairs * (m or n),)] if packed else [(pairs, n), (pairs, m or n)]
+    u, v = (
+        {
+            "values": empty((1, *shape[1:]) if shared else shape, dtype=dtype),
+            "weights": empty(shape, dtype=C) if weights else None,
+            "mask": empty(shape, dtype=torch.bool) if masks else None,
+            "offsets": empty(pairs + 1, dtype=torch.int64) if packed else None,
+        }
+        for shape in shapes
     )
+    given: dict[str, Any] = {f"{side}_{name}": t for side, of in (("u", u), ("v", v)) for name, t in of.items()}
+    everything = 0b1111 if weights else 0b11
+    a = PairArguments(pairs=pairs, wanted=everything if wanted is None else wanted, p=p, **given)
     return plan_forward(a)[1]

@@ -184,6 +184,10 @@ def line_tile(points: int, a_lane: int, max_warps: int) -> LineTile:
 
 STAIRCASE_WARPS = 8
 STAIRCASE_REGISTERS = 128
+FEW_PAIRS = 128
+"""With no more of them than a GPU has SMs a pair gets twice the warps: all that an SM has registers for. Lanes have one
+cell then: with two, code for sm_100 spills."""
+
 RESIDENT_WARPS = 1 << 13
 """About as many as the largest GPUs hold: programs beyond would wait, and each has a workspace."""
 
@@ -200,7 +204,10 @@ def staircase_tile(
     pairs: int,
     packed: bool,  # whether the workspace does not grow with the programs
 ) -> StaircaseTile:
-    tile = line_tile(cells, SCANNED, STAIRCASE_WARPS)
+    if pairs <= FEW_PAIRS:
+        tile = line_tile(cells, 1, 2 * STAIRCASE_WARPS)
+    else:
+        tile = line_tile(cells, SCANNED, STAIRCASE_WARPS)
     programs = pairs if packed else min(pairs, RESIDENT_WARPS // max(2, tile.num_warps))
     return StaircaseTile(programs, tile.block, tile.num_warps)
 

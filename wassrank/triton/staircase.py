@@ -1,4 +1,4 @@
-"""Device functions: the monotone coupling of two weighted point sets on a line, of one pair by one program. Formulas and
+"""Device functions: the monotone coupling of two weighted point sets on a line, one pair in one program. Formulas and
 their derivation: wassrank/reference/wasserstein_1d.py.
 
 Whatever the weights, lanes have equal work: they share out the n + m cells of the staircase, each of which finds its
