@@ -10,7 +10,6 @@ from torch import Tensor
 from wassrank import ops
 from wassrank.arguments import TRITON_SORTS
 from wassrank.backends import missing
-from wassrank.reference.order import stable_order
 
 from . import checks
 
@@ -44,7 +43,7 @@ def grade_order(values: Tensor, offsets: Tensor | None = None) -> Tensor:
         short = values.dtype == torch.float32 and values.shape[1] <= TRITON_SORTS
         if short and values.device.type == "cuda" and _has_triton():
             return ops.sorted_losses.short_order(values.contiguous())
-    return stable_order(values, offsets).int()
+    return ops.torch_order.order(values, offsets)
 
 
 @functools.cache

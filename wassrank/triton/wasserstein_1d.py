@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from wassrank.arguments import PairArguments as Arguments
-from wassrank.reference.order import stable_order
+from wassrank.ops import torch_order
 from wassrank.reference.rows import compute_dtype
 
 from .grade_order import plan_sort, sorts, stride
@@ -44,7 +44,7 @@ def staircase_kernel(
     v_weights: tl.tensor,
     u_mask: tl.tensor,  # bool, or None
     v_mask: tl.tensor,
-    u_order: tl.tensor,  # int32 or int64
+    u_order: tl.tensor,  # int32
     v_order: tl.tensor,
     u_offsets: tl.tensor,  # [pairs + 1] int64, or None
     v_offsets: tl.tensor,
@@ -120,7 +120,7 @@ def staircase_kernel(
 def pairing_kernel(
     u_values: tl.tensor,  # [pairs, n] or [1, n]
     v_values: tl.tensor,
-    u_order: tl.tensor,  # likewise, int32 or int64
+    u_order: tl.tensor,  # likewise, int32
     v_order: tl.tensor,
     loss: tl.tensor,  # [pairs] of C
     u_slope: tl.tensor,  # [pairs, n] of C, or None
@@ -224,7 +224,7 @@ def plan_order(values: Tensor, mask: Tensor | None, offsets: Tensor | None) -> t
         return order, [launch]
     if mask is not None:
         values = torch.where(mask, values, torch.nan)
-    return stable_order(values, offsets), []
+    return torch_order.order(values, offsets), []
 
 
 def is_paired(a: Arguments) -> bool:
