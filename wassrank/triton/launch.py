@@ -188,8 +188,8 @@ FEW_PAIRS = 128
 """With no more of them than a GPU has SMs a pair gets twice the warps: all that an SM has registers for. Lanes have one
 cell then: with two, code for sm_100 spills."""
 
-RESIDENT_WARPS = 1 << 13
-"""About as many as the largest GPUs hold: programs beyond would wait, and each has a workspace."""
+RESIDENT_WARPS = 1 << 12
+"""The largest GPUs hold no more of so many registers: programs beyond would wait, and each has a workspace."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def staircase_tile(
         tile = line_tile(cells, 1, 2 * STAIRCASE_WARPS)
     else:
         tile = line_tile(cells, SCANNED, STAIRCASE_WARPS)
-    programs = pairs if packed else min(pairs, RESIDENT_WARPS // max(2, tile.num_warps))
+    programs = pairs if packed else min(pairs, RESIDENT_WARPS // tile.num_warps)
     return StaircaseTile(programs, tile.block, tile.num_warps)
 
 
