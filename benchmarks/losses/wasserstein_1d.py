@@ -69,7 +69,9 @@ def work(problem: Problem) -> Work:
 
 def contenders(problem: Problem, device: str) -> dict[str, Contender]:
     found = {
-        f"wassrank {backend}": Contender(ours(backend)) for backend in ("native",) if missing(backend, device) is None
+        f"wassrank {backend}": Contender(ours(backend))
+        for backend in ("native", "triton")
+        if missing(backend, device) is None
     }
     found["plain torch"] = Contender(ours("torch"))
     found[QUANTILES] = Contender(by_quantiles)

@@ -33,7 +33,7 @@ LEAVES = 4
 
 def beyond(backend: str, device: torch.device) -> str | None:
     """What the backend's kernels cannot do; None where they can."""
-    if backend == "native" and device.type == "cpu":
+    if backend == "triton" or device.type == "cpu":
         return None
     return f"{backend} has no kernel for wasserstein_1d on {device.type} yet"
 
