@@ -27,9 +27,12 @@ NAME = "wasserstein_1d"
 POT, SCIPY = "ot.wasserstein_1d", "scipy in a loop, no gradient"
 QUANTILES, FUNCTIONS = "sort and searchsorted", "difference of distribution functions"
 
-GPU_PROBLEMS: tuple[Problem, ...] = ()  # no GPU kernel yet
-
 TINY, SHORT, SQUARE, LONG, HUGE = (64, 8), (1024, 64), (1024, 1024), (64, 16384), (256, 65536)
+GPU_PROBLEMS = (
+    *(Problem(NAME, shape, "weighted") for shape in (SQUARE, SHORT, LONG, HUGE)),
+    Problem(NAME, SQUARE, "weighted", p=2.0),
+    Problem(NAME, SQUARE, "unweighted", p=2.0),
+)
 CPU_PAIRS = (
     *(
         Pair(Problem(NAME, shape, "weighted", p=p), rival, 1.0 if shape == TINY else goal)
@@ -77,7 +80,7 @@ def contenders(problem: Problem, device: str) -> dict[str, Contender]:
     found[QUANTILES] = Contender(by_quantiles)
     if problem.p == 1:
         found[FUNCTIONS] = Contender(by_distribution_functions)
-        if importlib.util.find_spec("scipy") is not None:
+        if device == "cpu" and importlib.util.find_spec("scipy") is not None:
             found[SCIPY] = Contender(scipy_in_a_loop, synchronises=True)
     if importlib.util.find_spec("ot") is not None:
         found[POT] = Contender(pot, synchronises=True)
