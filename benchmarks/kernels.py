@@ -68,6 +68,7 @@ KERNELS = {
     "triton": (
         *("sort", "forward", "sorted_forward", "quantiles", "coefficients", "reduce", "backward"),
         *GAUSSIAN,
+        *("pairing", "staircase"),
     ),
     "native": ("forward", "reduce", "backward", "sorted_forward", "sorted_backward", "order", *GAUSSIAN),
 }
@@ -198,8 +199,9 @@ batch, given, on sm_80, 8 bytes.
 TITLES = {
     "triton": """## Triton
 
-Configurations are those of [aot.py](../wassrank/triton/aot.py) and, for the batch-Gaussian loss,
-[aot_gaussian.py](../wassrank/triton/aot_gaussian.py). A kernel that is the same code in several is listed
+Configurations are those of [aot.py](../wassrank/triton/aot.py),
+[aot_gaussian.py](../wassrank/triton/aot_gaussian.py) and
+[aot_wasserstein_1d.py](../wassrank/triton/aot_wasserstein_1d.py). A kernel that is the same code in several is listed
 with the first. Programs of one warp reach 50% at most: an SM holds 32 blocks.
 """,
     "native": """## CUDA C++

@@ -1,6 +1,6 @@
-// The level losses on the CPU, called from Python with addresses instead of tensors. Going through torch's dispatcher,
-// with some twenty arguments boxed, costs a small step more than its kernels do (wassrank/ops/direct.py, which makes
-// sure of everything that bindings.cpp checks).
+// The level losses and the 1-D distance on the CPU, called from Python with addresses instead of tensors. Going through
+// torch's dispatcher, with some twenty arguments boxed, costs a small step more than its kernels do
+// (wassrank/ops/direct.py, which makes sure of everything that bindings.cpp checks).
 #pragma once
 
 #include <cstdint>
@@ -93,6 +93,39 @@ void level_losses_backward(Address grad_loss, Address scores, Address labels, Ad
   args.scale = at(scale);
   args.grad_scores = at(grad_scores);
   cpu::kernels().level_losses_backward(args, parallel_for);
+}
+
+// What a pair of point sets that is none is answered with.
+inline void refuse(const cpu::PairRefusal& refusal) {
+  const std::string side = refusal.of_v ? "v" : "u", row = " row " + std::to_string(refusal.pair);
+  switch (refusal.what) {
+    case cpu::PairRefusal::nan_value:
+      throw std::invalid_argument(side + "_values'" + row + " holds NaN: leave points out with " + side + "_mask");
+    case cpu::PairRefusal::improper_weight:
+      throw std::invalid_argument(side + "_weights'" + row + " holds a weight that is negative, NaN or infinite");
+    case cpu::PairRefusal::massless:
+      throw std::invalid_argument(side + "_weights'" + row + " has no mass to normalise: all its weights are 0");
+  }
+}
+
+template <cpu::ParallelFor parallel_for>
+void wasserstein_1d(Address u_values, Address v_values, Address u_weights, Address v_weights, Address u_mask,
+                    Address v_mask, Address u_offsets, Address v_offsets, int64_t u_columns, int64_t v_columns,
+                    int shared, int64_t pairs, int dtype, double p, Address loss, Address u_slope, Address v_slope,
+                    Address u_potential, Address v_potential) {
+  Wasserstein1d args{};
+  // Bit k of `shared`: of the k-th tensor there is one row for all pairs.
+  args.u = {at(u_values),      at(u_weights),      at<const bool>(u_mask),       (shared & 1) != 0,
+            (shared & 4) != 0, (shared & 16) != 0, at<const int64_t>(u_offsets), u_columns,
+            at(u_slope),       at(u_potential)};
+  args.v = {at(v_values),      at(v_weights),      at<const bool>(v_mask),       (shared & 2) != 0,
+            (shared & 8) != 0, (shared & 32) != 0, at<const int64_t>(v_offsets), v_columns,
+            at(v_slope),       at(v_potential)};
+  args.pairs = pairs;
+  args.dtype = static_cast<Dtype>(dtype);
+  args.p = p;
+  args.loss = at(loss);
+  if (const auto refusal = cpu::kernels().wasserstein_1d(args, parallel_for)) refuse(*refusal);
 }
 
 }  // namespace wassrank::direct

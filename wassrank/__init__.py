@@ -3,7 +3,8 @@
     loss = wassrank.grade_wasserstein(scores, labels)         # or wassrank.GradeWassersteinLoss()(scores, labels)
 
 InfoNCE, listwise KL and weighted sums of all three take the same arguments: `info_nce`, `listwise_kl`, `combined_loss`.
-So does `gaussian_wasserstein`, which compares statistics of the whole batch.
+So does `gaussian_wasserstein`, which compares statistics of the whole batch. For point sets of one's own there are
+`wasserstein_1d`, on the line, and `sliced_wasserstein`, in any dimension.
 `wassrank.resolve_backend(device)` tells which kernels run; the mathematics is in `wassrank.reference`.
 """
 
@@ -16,7 +17,10 @@ from wassrank.functional import (
     grade_wasserstein,
     info_nce,
     listwise_kl,
+    sliced_wasserstein,
     target_mass_on_graded,
+    wasserstein_1d,
+    wasserstein_1d_plan,
 )
 from wassrank.modules import (
     CombinedLoss,
@@ -40,5 +44,8 @@ __all__ = [
     "info_nce",
     "listwise_kl",
     "resolve_backend",
+    "sliced_wasserstein",
     "target_mass_on_graded",
+    "wasserstein_1d",
+    "wasserstein_1d_plan",
 ]

@@ -1,5 +1,6 @@
 """The operators' arguments by name, for those who call and who implement them: of `wassrank::level_losses[_backward]`,
-and below of `wassrank::sorted_losses[_backward]`. What they mean: wassrank/ops/level_losses.py, sorted_losses.py."""
+and below of `wassrank::sorted_losses[_backward]` and `wassrank::wasserstein_1d[_backward]`. What they mean:
+wassrank/ops/level_losses.py, sorted_losses.py, wasserstein_1d.py."""
 
 from __future__ import annotations
 
@@ -124,3 +125,47 @@ class SortedBackwardArguments(NamedTuple):
 TRITON_SORTS = 256
 """The longest row of float32 that Triton sorts: a sort is code for each of its compare-exchange stages, and one of 1024
 takes seconds to compile."""
+
+
+class PairArguments(NamedTuple):
+    """Of `wassrank::wasserstein_1d`, in order: R pairs of weighted point sets on a line. C is the computing dtype; all
+    tensors are contiguous. What a side gives is [R, n], or [1, n] where all pairs share it; packed [T]."""
+
+    u_values: Tensor
+    v_values: Tensor  # of u_values' dtype; its n is another
+    u_weights: Tensor | None = None  # of C; None: all alike
+    v_weights: Tensor | None = None
+    u_mask: Tensor | None = None  # bool
+    v_mask: Tensor | None = None
+    u_offsets: Tensor | None = None  # [R + 1] int64: where each packed list begins, and the end
+    v_offsets: Tensor | None = None
+    pairs: int = 0  # R
+    wanted: int = 0  # bit k: a gradient for the k-th tensor of these
+    p: float = 1.0
+
+
+class PairBackwardArguments(NamedTuple):
+    """Of `wassrank::wasserstein_1d_backward`, in order. The slopes and potentials are [R, n] even where pairs share a
+    side (packed [T]), of C; [0] where they are not wanted. So are the gradients it returns, of their inputs' shapes and
+    dtypes."""
+
+    grad_loss: Tensor  # [R] of C
+    u_values: Tensor
+    v_values: Tensor
+    u_weights: Tensor | None
+    v_weights: Tensor | None
+    u_offsets: Tensor | None
+    v_offsets: Tensor | None
+    u_slope: Tensor
+    v_slope: Tensor
+    u_potential: Tensor
+    v_potential: Tensor
+    wanted: int
+
+    @property
+    def leaves(self) -> tuple[Tensor | None, ...]:
+        return self.u_values, self.v_values, self.u_weights, self.v_weights
+
+    @property
+    def kept(self) -> tuple[Tensor, ...]:
+        return self.u_slope, self.v_slope, self.u_potential, self.v_potential

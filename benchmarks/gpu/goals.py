@@ -123,6 +123,6 @@ GOALS = (
         "×",
         100.0,
         True,
-        times_faster("wasserstein_1d 1024x1024 dense float32 p=1", "ot.wasserstein_1d"),
+        times_faster("wasserstein_1d 1024x1024 weighted float32 p=1", "ot.wasserstein_1d"),
     ),
 )

@@ -6,7 +6,7 @@ import importlib
 
 from benchmarks.problem import LossBenchmark
 
-NAMES = ("grade_wasserstein", "info_nce", "listwise_kl", "combined_loss", "gaussian_wasserstein")
+NAMES = ("grade_wasserstein", "info_nce", "listwise_kl", "combined_loss", "gaussian_wasserstein", "wasserstein_1d")
 
 
 def benchmark(loss: str) -> LossBenchmark:

@@ -6,21 +6,10 @@
 #include <cmath>
 #include <cstdint>
 
+#include "common/ground.h"
 #include "common/level_transport.h"
 
 namespace wassrank {
-
-// |d|^p.
-struct Distance {
-  static double of(double d) { return std::abs(d); }
-};
-struct Square {
-  static double of(double d) { return d * d; }
-};
-struct Power {
-  double p;
-  double of(double d) const { return std::pow(std::abs(d), p); }
-};
 
 // W_1: x, m, t of `points` points, each side's masses summing to one. Writes the potential (phi[0] = 0).
 inline double line_distance(const double* x, const double* m, const double* t, int64_t points, double tie,

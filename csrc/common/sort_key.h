@@ -24,4 +24,18 @@ WASSRANK_HOST_DEVICE inline uint64_t sort_key(double x) {
   return bits >> 63 ? ~bits : bits | (1ull << 63);
 }
 
+// And back.
+WASSRANK_HOST_DEVICE inline float of_sort_key(uint32_t key) {
+  const uint32_t bits = key >> 31 ? key & ~(1u << 31) : ~key;
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+WASSRANK_HOST_DEVICE inline double of_sort_key(uint64_t key) {
+  const uint64_t bits = key >> 63 ? key & ~(1ull << 63) : ~key;
+  double x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
 }  // namespace wassrank

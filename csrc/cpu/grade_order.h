@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <utility>
 #include <vector>
 
@@ -32,6 +33,9 @@ struct DoubleEntry {
   int32_t place() const { return place_; }
 };
 
+// Up to so many, comparing each with each is faster than a pass over a table of counts.
+constexpr int64_t kMostRanked = 128;
+
 // Stable; few steps where nearly all are in order. False if it gave up after `steps`, with some out of order still.
 template <class Entry>
 bool insert_in_order(std::vector<Entry>& entries, int64_t steps) {
@@ -45,6 +49,34 @@ bool insert_in_order(std::vector<Entry>& entries, int64_t steps) {
     if ((steps -= i - at) < 0) return false;
   }
   return true;
+}
+
+// Stable; each entry's rank is how many others come before it, counted for a vector of entries at a time.
+template <class Entry>
+void rank_sort(std::vector<Entry>& entries, std::vector<Entry>& other) {
+  using Key = typename Entry::Key;
+  typedef Key Keys __attribute__((vector_size(64)));
+  constexpr int64_t kLanes = 64 / sizeof(Key);
+  const int64_t n = entries.size();
+  alignas(64) Key keys[kMostRanked + kLanes], ranks[kMostRanked + kLanes];
+  for (int64_t i = 0; i < n; ++i) keys[i] = entries[i].key();
+  std::fill(keys + n, keys + n + kLanes, Key{0});  // the last vector's rest
+  Key sum = 0;
+  for (int64_t block = 0; block < n; block += kLanes) {
+    Keys own, before = {};
+    std::memcpy(&own, keys + block, sizeof own);
+    for (int64_t j = 0; j < n; ++j) before -= reinterpret_cast<Keys>(keys[j] < own);
+    std::memcpy(ranks + block, &before, sizeof before);
+  }
+  for (int64_t i = 0; i < n; ++i) sum += ranks[i];
+  if (sum != static_cast<Key>(n * (n - 1) / 2)) {  // some are equal
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t j = 0; j < i; ++j) ranks[i] += keys[j] == keys[i];
+    }
+  }
+  other.resize(n);
+  for (int64_t i = 0; i < n; ++i) other[ranks[i]] = entries[i];
+  entries.swap(other);
 }
 
 // Bits of the key that radix_sort leaves to the end: few entries have all the others in common.
@@ -78,10 +110,11 @@ void radix_sort(std::vector<Entry>& entries, std::vector<Entry>& other) {
 template <class Entry>
 void sort_entries(std::vector<Entry>& entries, std::vector<Entry>& other) {
   // Up to so many are inserted one by one; from so many on, fewer passes are worth 32 KiB of counts.
-  constexpr int64_t kFew = 32, kMany = 4096;
+  constexpr int64_t kFew = 12, kMany = 4096;
   const int64_t n = entries.size();
+  if (n > kFew && n <= kMostRanked) return rank_sort(entries, other);
   if (n > kFew) n < kMany ? radix_sort<8>(entries, other) : radix_sort<12>(entries, other);
-  if (insert_in_order(entries, 4 * std::max(n, kFew * kFew))) return;
+  if (insert_in_order(entries, 4 * std::max<int64_t>(n, 1024))) return;
   // Many have their upper bits in common.
   std::stable_sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) { return a.key() < b.key(); });
 }

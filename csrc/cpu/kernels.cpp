@@ -5,6 +5,7 @@
 #include "cpu/level_losses_forward.h"
 #include "cpu/simd.h"
 #include "cpu/sorted_losses.h"
+#include "cpu/wasserstein_1d.h"
 
 namespace wassrank::cpu {
 namespace WASSRANK_ISA {
@@ -51,6 +52,12 @@ void sorted_backward(const SortedBackward& args, ParallelFor parallel_for) {
   });
 }
 
+std::optional<PairRefusal> wasserstein_1d(const Wasserstein1d& args, ParallelFor parallel_for) {
+  return with_types(args.dtype, [&](auto stored, auto computing) {
+    return Wasserstein1dPass<decltype(stored), decltype(computing)>(args).run(parallel_for);
+  });
+}
+
 }  // namespace
 
 extern const GaussianPasses gaussian_passes[];  // gaussian_kernels.cpp
@@ -64,8 +71,8 @@ extern const GaussianAlgebra gaussian_algebra;
 #define WASSRANK_STRING(a) WASSRANK_STRING_(a)
 
 extern const Kernels WASSRANK_JOIN(kernels_, WASSRANK_ISA) = {
-    WASSRANK_STRING(WASSRANK_ISA), &WASSRANK_ISA::forward,         &WASSRANK_ISA::backward,
-    &WASSRANK_ISA::grade_order,    &WASSRANK_ISA::sorted_forward,  &WASSRANK_ISA::sorted_backward,
-    WASSRANK_ISA::gaussian_passes, &WASSRANK_ISA::gaussian_algebra};
+    WASSRANK_STRING(WASSRANK_ISA), &WASSRANK_ISA::forward,        &WASSRANK_ISA::backward,
+    &WASSRANK_ISA::grade_order,    &WASSRANK_ISA::sorted_forward, &WASSRANK_ISA::sorted_backward,
+    &WASSRANK_ISA::wasserstein_1d, WASSRANK_ISA::gaussian_passes, &WASSRANK_ISA::gaussian_algebra};
 
 }  // namespace wassrank::cpu

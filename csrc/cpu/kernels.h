@@ -9,6 +9,7 @@
 #include "common/gaussian.h"
 #include "common/rows.h"
 #include "common/sorted_rows.h"
+#include "common/wasserstein_1d.h"
 
 namespace wassrank::cpu {
 
@@ -21,6 +22,13 @@ using ParallelFor = void (*)(int64_t n, int64_t grain, const std::function<void(
 struct Refusal {
   enum { of_label, of_order } what;
   double label;
+};
+
+// Why a pair of point sets was refused, the outputs meaning nothing.
+struct PairRefusal {
+  enum What { nan_value, improper_weight, massless } what;
+  bool of_v;
+  int64_t pair;
 };
 
 // Of the batch-Gaussian distance: wassrank/gaussian/passes.py says what each computes.
@@ -62,6 +70,7 @@ struct Kernels {
   void (*grade_order)(const GradeOrder&, ParallelFor);
   std::optional<Refusal> (*sorted_losses_forward)(const SortedForward&, ParallelFor);
   void (*sorted_losses_backward)(const SortedBackward&, ParallelFor);
+  std::optional<PairRefusal> (*wasserstein_1d)(const Wasserstein1d&, ParallelFor);
   const GaussianPasses* gaussian;  // one for each Dtype
   const GaussianAlgebra* gaussian_algebra;
 };

@@ -6,14 +6,20 @@ from .grade_order import grade_order
 from .grade_wasserstein import grade_wasserstein
 from .info_nce import info_nce
 from .listwise_kl import listwise_kl
+from .sliced_wasserstein import sliced_wasserstein
 from .target_mass import target_mass_on_graded
+from .wasserstein_1d import Plan, wasserstein_1d, wasserstein_1d_plan
 
 __all__ = [
+    "Plan",
     "combined_loss",
     "gaussian_wasserstein",
     "grade_order",
     "grade_wasserstein",
     "info_nce",
     "listwise_kl",
+    "sliced_wasserstein",
     "target_mass_on_graded",
+    "wasserstein_1d",
+    "wasserstein_1d_plan",
 ]

@@ -45,21 +45,21 @@ def check_scores(scores: Tensor, offsets: Tensor | None) -> None:
         check_offsets(offsets, len(scores))
 
 
-def check_offsets(offsets: Tensor, total: int) -> None:
+def check_offsets(offsets: Tensor, total: int, name: str = "offsets", of: str = "scores") -> None:
     """Reads them."""
     at = offsets.cpu().numpy()  # whose small operations cost a fraction of torch's
     first, last = int(at[0]), int(at[-1])
     if first != 0:
-        raise ValueError(f"offsets must start at 0, where the first list begins; got {first}")
+        raise ValueError(f"{name} must start at 0, where the first list begins; got {first}")
     falls = at[1:] < at[:-1]
     if falls.any():
         i = int(falls.argmax())
         raise ValueError(
-            f"offsets must not decrease: list {i} would run from {int(at[i])} to {int(at[i + 1])}; they are "
+            f"{name} must not decrease: list {i} would run from {int(at[i])} to {int(at[i + 1])}; they are "
             f"running sums of the lists' lengths"
         )
     if last != total:
-        raise ValueError(f"offsets must end at {total}, the number of packed scores; got {last}")
+        raise ValueError(f"{name} must end at {total}, the number of packed {of}; got {last}")
 
 
 def queries(scores: Tensor, offsets: Tensor | None) -> int:

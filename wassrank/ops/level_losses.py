@@ -187,6 +187,6 @@ _OPERATORS = register(
     backward_fake=_backward_fake,
     save=_save,
     backward=_backward,
-    short_cut=ShortCut.of(direct, "level_losses"),
+    short_cut=ShortCut(direct.serves, direct.level_losses, direct.level_losses_backward),
 )
 _FUSED = {backend: _fused(backend, operator) for backend, operator in _OPERATORS.items()}

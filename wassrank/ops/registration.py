@@ -15,7 +15,6 @@ import importlib
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, NoReturn
 
 import torch
@@ -33,11 +32,13 @@ def register(
     fake: Callable[..., Any],
     backward_schema: str,
     backward_fake: Callable[..., Any],
-    save: Callable[..., None],  # save(ctx, scores, rest of the inputs, outputs): for the backward
-    backward: Callable[..., Any],  # backward(backward_op, ctx, grad_loss) -> the scores' gradient
+    save: Callable[..., None],  # save(ctx, *leaves, rest of the inputs, outputs): for the backward
+    backward: Callable[..., Any],  # backward(backward_op, ctx, grad_loss) -> a gradient for each leaf
+    leaves: int = 1,  # inputs that have a gradient: the first; of both operators, after grad_loss
     short_cut: ShortCut | None = None,  # for eager calls of the native pair
     kernels: Mapping[str, tuple[Callable[..., Any], Callable[..., Any]]] | None = None,  # a backend's pair, of every
     # device; None: C++ and wassrank.triton have them under the operators' names
+    backward_kernel: Callable[..., Any] | None = None,  # likewise, one for all backends
 ) -> dict[str, Callable[..., Any]]:
     """Defines the operator pair once for each backend; returns for each a differentiable call giving the loss."""
     calls = {}
@@ -52,16 +53,20 @@ def register(
 
         short = short_cut if backend == "native" else None
         function = _function(operator, backward_operator, save, backward, short)
-        LIBRARY.impl(forward_name, _with_all_outputs(function), "Autograd")
-        LIBRARY.impl(backward_name, _once_only(backward_operator), "Autograd")
+        LIBRARY.impl(forward_name, _with_all_outputs(function, leaves), "Autograd")
+        LIBRARY.impl(backward_name, _once_only(backward_operator, leaves), "Autograd")
         if kernels is not None:
-            for device, (forward_kernel, backward_kernel) in itertools.product(("CPU", "CUDA"), [kernels[backend]]):
-                LIBRARY.impl(forward_name, forward_kernel, device)
-                LIBRARY.impl(backward_name, backward_kernel, device)
+            for device, (name_of, kernel) in itertools.product(
+                ("CPU", "CUDA"), zip((forward_name, backward_name), kernels[backend], strict=True)
+            ):
+                LIBRARY.impl(name_of, kernel, device)
         elif backend == "triton":
             serve_by_triton(name, forward_name)
+        if backward_kernel is not None:
+            LIBRARY.impl(backward_name, backward_kernel, "CompositeExplicitAutograd")
+        elif kernels is None and backend == "triton":
             serve_by_triton(f"{name}_backward", backward_name)
-        calls[backend] = _loss_alone(operator, function)
+        calls[backend] = _loss_alone(operator, function, leaves)
     return calls
 
 
@@ -84,13 +89,9 @@ def _from_triton(name: str) -> Callable[..., Any]:
 class ShortCut:
     """The same pair without the dispatcher, for calls whose arguments the public functions have checked."""
 
-    serves: Callable[[Any], bool]  # whether it may be taken with these scores
+    serves: Callable[[Any], bool]  # whether it may be taken with this first leaf
     forward: Callable[..., Any]
     backward: Callable[..., Any]
-
-    @staticmethod
-    def of(module: ModuleType, name: str) -> ShortCut:
-        return ShortCut(module.serves, getattr(module, name), getattr(module, f"{name}_backward"))
 
 
 def _function(
@@ -100,25 +101,25 @@ def _function(
     backward: Callable[..., Any],
     short_cut: ShortCut | None,
 ) -> type[torch.autograd.Function]:
-    def run_backward_operator(grad_loss: Any, scores: Any, *rest: Any) -> Any:
+    def run_backward_operator(grad_loss: Any, leaf: Any, *rest: Any) -> Any:
         if torch.is_grad_enabled():  # create_graph=True: through the operator's own autograd, which refuses
-            return backward_operator(grad_loss, scores, *rest)
-        if short_cut is not None and short_cut.serves(scores):
-            return short_cut.backward(grad_loss, scores, *rest)
+            return backward_operator(grad_loss, leaf, *rest)
+        if short_cut is not None and short_cut.serves(leaf):
+            return short_cut.backward(grad_loss, leaf, *rest)
         with below_autograd():
-            return backward_operator(grad_loss, scores, *rest)
+            return backward_operator(grad_loss, leaf, *rest)
 
     class Fused(torch.autograd.Function):
-        # Only the scores have a gradient and only the loss, the first output, gets one. The other inputs come as one
+        # Only the leaves have gradients and only the loss, the first output, gets one. The other inputs come as one
         # tuple and the other outputs go only where they are wanted: autograd handles each of its own one by one.
         @staticmethod
-        def forward(ctx: Any, scores: Any, rest: tuple[Any, ...], loss_alone: bool) -> Any:
-            if loss_alone and short_cut is not None and short_cut.serves(scores):
-                outputs = short_cut.forward(scores, *rest)
+        def forward(ctx: Any, rest: tuple[Any, ...], loss_alone: bool, *leaves: Any) -> Any:
+            if loss_alone and short_cut is not None and short_cut.serves(leaves[0]):
+                outputs = short_cut.forward(*leaves, *rest)
             else:
                 with below_autograd():
-                    outputs = operator(scores, *rest)
-            save(ctx, scores, rest, outputs)
+                    outputs = operator(*leaves, *rest)
+            save(ctx, *leaves, rest, outputs)
             if loss_alone:
                 return outputs[0]
             ctx.set_materialize_grads(False)
@@ -128,18 +129,19 @@ def _function(
         @staticmethod
         def backward(ctx: Any, grad_loss: Any, *_: None) -> Any:
             if grad_loss is None:
-                return None, None, None
-            return backward(run_backward_operator, ctx, grad_loss), None, None
+                return (None,) * len(ctx.needs_input_grad)
+            gradients = backward(run_backward_operator, ctx, grad_loss)
+            return (None, None, *gradients) if isinstance(gradients, tuple) else (None, None, gradients)
 
     return Fused
 
 
-def _once_only(operator: Any) -> Callable[..., Any]:
+def _once_only(operator: Any, leaves: int) -> Callable[..., Any]:
     class Once(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, grad_loss: Any, scores: Any, rest: tuple[Any, ...]) -> Any:
+        def forward(ctx: Any, rest: tuple[Any, ...], grad_loss: Any, *leaves: Any) -> Any:
             with below_autograd():
-                return operator(grad_loss, scores, *rest)
+                return operator(grad_loss, *leaves, *rest)
 
         @staticmethod
         def backward(ctx: Any, *grads: Any) -> NoReturn:
@@ -149,28 +151,28 @@ def _once_only(operator: Any) -> Callable[..., Any]:
 
     function: type[torch.autograd.Function] = Once
 
-    def call(grad_loss: Any, scores: Any, *rest: Any) -> Any:
-        return function.apply(grad_loss, scores, rest)
+    def call(grad_loss: Any, *rest: Any) -> Any:
+        return function.apply(rest[leaves:], grad_loss, *rest[:leaves])
 
     return call
 
 
-def _with_all_outputs(function: type[torch.autograd.Function]) -> Callable[..., Any]:
-    def call(scores: Any, *rest: Any) -> Any:
-        return function.apply(scores, rest, False)
+def _with_all_outputs(function: type[torch.autograd.Function], leaves: int) -> Callable[..., Any]:
+    def call(*inputs: Any) -> Any:
+        return function.apply(inputs[leaves:], False, *inputs[:leaves])
 
     return call
 
 
-def _loss_alone(operator: Any, function: type[torch.autograd.Function]) -> Callable[..., Any]:
+def _loss_alone(operator: Any, function: type[torch.autograd.Function], leaves: int) -> Callable[..., Any]:
     # Function.apply less its search for wrappers of functorch, 4 µs where there are none.
     apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
-    def call(scores: Any, *rest: Any) -> Any:
+    def call(*inputs: Any) -> Any:
         if torch.compiler.is_compiling():  # one opaque operator in the graph
-            return operator(scores, *rest)[0]
+            return operator(*inputs)[0]
         if torch._C._are_functorch_transforms_active():
-            return function.apply(scores, rest, True)
-        return apply(scores, rest, True)
+            return function.apply(inputs[leaves:], True, *inputs[:leaves])
+        return apply(inputs[leaves:], True, *inputs[:leaves])
 
     return call

@@ -8,6 +8,7 @@ from .level_losses import backward as level_losses_backward
 from .level_losses import forward as level_losses
 from .sorted_losses import backward as sorted_losses_backward
 from .sorted_losses import forward as sorted_losses
+from .wasserstein_1d import forward as wasserstein_1d
 
 __all__ = [
     "GaussianPasses",
@@ -16,4 +17,5 @@ __all__ = [
     "level_losses_backward",
     "sorted_losses",
     "sorted_losses_backward",
+    "wasserstein_1d",
 ]

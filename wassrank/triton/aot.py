@@ -34,7 +34,7 @@ from wassrank.reference import Terms
 from wassrank.reference.rows import compute_dtype
 from wassrank.tuning import TritonTuning, triton_tuning
 
-from . import aot_gaussian
+from . import aot_gaussian, aot_wasserstein_1d
 from .grade_order import plan_sort
 from .launch import ALIGNMENT, WARP, Launch
 from .level_losses import plan_forward
@@ -122,8 +122,9 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 
 def launches_of(configuration: str, tuning: TritonTuning) -> dict[str, Launch]:
     """One step's, by kernel."""
-    if configuration in aot_gaussian.CONFIGURATIONS:
-        return by_kernel(aot_gaussian.example(**aot_gaussian.CONFIGURATIONS[configuration]))
+    for others in (aot_gaussian, aot_wasserstein_1d):
+        if configuration in others.CONFIGURATIONS:
+            return by_kernel(others.example(**others.CONFIGURATIONS[configuration]))
     return example(tuning, **CONFIGURATIONS[configuration])
 
 
@@ -319,7 +320,7 @@ def jobs(capabilities: Sequence[int]) -> Iterator[tuple[str, str, int]]:
     """(kernel, configuration, capability) of all that differ in their code."""
     for capability in capabilities:
         seen = set()
-        for name in (*CONFIGURATIONS, *aot_gaussian.CONFIGURATIONS):
+        for name in (*CONFIGURATIONS, *aot_gaussian.CONFIGURATIONS, *aot_wasserstein_1d.CONFIGURATIONS):
             for kernel, launch in launches_of(name, triton_tuning(capability)).items():
                 code = (kernel, source(launch).hash(), launch.num_warps)
                 if code not in seen:

@@ -182,6 +182,55 @@ def line_tile(points: int, a_lane: int, max_warps: int) -> LineTile:
     return LineTile(block, max(1, block // (a_lane * WARP)))
 
 
+STAIRCASE_WARPS = 8
+STAIRCASE_REGISTERS = 128
+FEW_PAIRS = 128
+"""With no more of them than a GPU has SMs a pair gets twice the warps: all that an SM has registers for. Lanes have one
+cell then: with two, code for sm_100 spills."""
+
+RESIDENT_WARPS = 1 << 12
+"""The largest GPUs hold no more of so many registers: programs beyond would wait, and each has a workspace."""
+
+
+@dataclass(frozen=True)
+class StaircaseTile:
+    programs: int  # each has pair after pair
+    block: int
+    num_warps: int
+
+
+def staircase_tile(
+    cells: int,  # a pair
+    pairs: int,
+    packed: bool,  # whether the workspace does not grow with the programs
+) -> StaircaseTile:
+    if pairs <= FEW_PAIRS:
+        tile = line_tile(cells, 1, 2 * STAIRCASE_WARPS)
+    else:
+        tile = line_tile(cells, SCANNED, STAIRCASE_WARPS)
+    programs = pairs if packed else min(pairs, RESIDENT_WARPS // tile.num_warps)
+    return StaircaseTile(programs, tile.block, tile.num_warps)
+
+
+PAIRED_A_LANE = 4
+"""Points on either side: their loads wait for those of their order, so several are to be in flight."""
+
+PAIRING_WARPS = 8
+
+
+@dataclass(frozen=True)
+class PairingTile:
+    rows: int  # pairs a program
+    block: int
+    num_warps: int
+
+
+def pairing_tile(points: int) -> PairingTile:
+    """Of pairs with as many points on either side."""
+    tile = line_tile(points, PAIRED_A_LANE, PAIRING_WARPS)
+    return PairingTile(max(1, PAIRED_A_LANE * WARP // tile.block), tile.block, tile.num_warps)
+
+
 @dataclass(frozen=True)
 class BackwardTile:
     rows: int
