@@ -20,7 +20,7 @@ def level_losses_backward(*numbers: float) -> None: ...
 def wasserstein_1d(*numbers: float) -> None: ...
 def cuda_driver_version() -> int: ...  # 13000 for 13.0; 0 without a driver
 
-# The three that follow: only where it was built with CUDA.
+# The four that follow: only where it was built with CUDA.
 def level_losses_launches(
     dtype: str,  # "float64", "float32", "float16" or "bfloat16"
     Q: int,
@@ -45,5 +45,15 @@ def sorted_losses_launches(
     packed: bool = False,
 ) -> tuple[list[Launch], int]: ...  # and the bytes of the forward's workspace
 def grade_order_launches(is_double: bool, rows: int, columns: int) -> list[Launch]: ...
+def wasserstein_1d_launches(
+    dtype: str,
+    pairs: int,
+    n: int,  # of packed sides the points of all pairs
+    m: int,
+    weighted: bool,
+    wanted: int,  # as the operator's
+    capability: int = 0,
+    packed: bool = False,
+) -> tuple[list[Launch], int]: ...  # and the bytes of its workspace
 def tuning(capability: int) -> dict[str, int]: ...
 def set_tuning(capability: int, values: Mapping[str, int]) -> None: ...

@@ -140,6 +140,19 @@ class Results:
         return replace(result, coefficients=tuple(self.tensor(tuple(a.labels.shape), C) for _ in range(count)))
 
 
+INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
+
+
+def poisoned(tensor: Tensor) -> Tensor:
+    """Elements that still have, or were computed from, the bits the driver fills outputs and shared memory with."""
+    return tensor.view(INTEGERS[tensor.element_size()]) == -1
+
+
+def bits(tensor: Tensor) -> Tensor:
+    """With one NaN for all: which one comes of two is the compiler's choice."""
+    return torch.where(tensor.isnan(), torch.nan, tensor).view(INTEGERS[tensor.element_size()])
+
+
 def execute(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
 
@@ -264,6 +277,20 @@ MUTANTS += [
         ("a label for a place", PASSAGES, "x = coordinates_[n]", "x = labels_[n]", *NUMBERS, "floats_position_p1"),
     )
 ]  # fmt: skip
+
+
+def mutated(mutant: Mutant, home: Path) -> Path:
+    """A copy of csrc with the one thing wrong."""
+    shutil.copytree(ROOT / "csrc", home / "csrc", ignore=shutil.ignore_patterns("cpu", "*.cpp"))
+    source = home / "csrc" / "cuda" / mutant.file
+    text = source.read_text()
+    assert mutant.right in text, f"{mutant.file} no longer has {mutant.right!r}"
+    source.write_text(text.replace(mutant.right, mutant.wrong, 1))
+    types = home / "csrc" / "cuda" / "types.cuh"
+    types.write_text(re.sub(r"case Dtype::\w+: .*", "", types.read_text()))
+    return home / "csrc"
+
+
 # No mutant but a variant that must be right: so few blocks that they stride over the rows of a small batch.
 FEW_BLOCKS = Mutant(
     "two blocks in flight",
@@ -301,15 +328,9 @@ class Drivers:
 
     def mutate(self, mutant: Mutant) -> Driver:
         home = self.folder / mutant.name.replace(" ", "_")
-        shutil.copytree(ROOT / "csrc", home / "csrc", ignore=shutil.ignore_patterns("cpu", "*.cpp"))
-        source = home / "csrc" / "cuda" / mutant.file
-        text = source.read_text()
-        assert mutant.right in text, f"{mutant.file} no longer has {mutant.right!r}"
-        source.write_text(text.replace(mutant.right, mutant.wrong, 1))
-        types = home / "csrc" / "cuda" / "types.cuh"
-        types.write_text(re.sub(r"case Dtype::\w+: .*", "", types.read_text()))
+        sources = mutated(mutant, home)
         main = self.mains[mutant.program, mutant.sanitizer].result()
-        return Driver.build(home, mutant.program, mutant.sanitizer, main, home / "csrc")
+        return Driver.build(home, mutant.program, mutant.sanitizer, main, sources)
 
     def run_those(self, program: str, sanitizer: str, calls: Sequence[Call]) -> list[Result]:
         """Of the calls, the program's."""

@@ -8,13 +8,10 @@ import torch
 from torch import Tensor
 
 from wassrank import ops
-from wassrank.arguments import TRITON_SORTS
+from wassrank.arguments import LONGEST_ON_CUDA, TRITON_SORTS
 from wassrank.backends import missing
 
 from . import checks
-
-LONGEST_ON_CUDA = {torch.float32: 8192, torch.float64: 4096}
-"""Of the rows a block of csrc/cuda/grade_order.cu holds."""
 
 
 def grade_order(values: Tensor, offsets: Tensor | None = None) -> Tensor:
@@ -43,13 +40,7 @@ def grade_order(values: Tensor, offsets: Tensor | None = None) -> Tensor:
         short = values.dtype == torch.float32 and values.shape[1] <= TRITON_SORTS
         if short and values.device.type == "cuda" and _has_triton():
             return ops.sorted_losses.short_order(values.contiguous())
-        return values.argsort(dim=1, stable=True).int()
-    # Sorted by value, then, stably, by list.
-    lists = torch.arange(len(offsets) - 1, device=values.device)
-    of = lists.repeat_interleave(offsets.diff(), output_size=len(values))
-    by_value = values.argsort(stable=True)
-    order = by_value[of[by_value].argsort(stable=True)]
-    return (order - offsets[:-1].repeat_interleave(offsets.diff(), output_size=len(values))).int()
+    return ops.torch_order.order(values, offsets)
 
 
 @functools.cache
