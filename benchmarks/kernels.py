@@ -25,8 +25,8 @@ import torch
 
 import wassrank
 from benchmarks.occupancy import SHARED, occupancy
+from wassrank.arguments import LONGEST_ON_CUDA
 from wassrank.backends import missing
-from wassrank.functional.grade_order import LONGEST_ON_CUDA
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "kernels.json"

@@ -387,15 +387,22 @@ PointRows point_rows(const char* name, const Tensor& values, const std::optional
   return side;
 }
 
-template <Run<const Wasserstein1d> run>
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> wasserstein_1d(
-    Tensor u_values, Tensor v_values, std::optional<Tensor> u_weights, std::optional<Tensor> v_weights,
-    std::optional<Tensor> u_mask, std::optional<Tensor> v_mask, std::optional<Tensor> u_offsets,
-    std::optional<Tensor> v_offsets, int64_t pairs, int64_t wanted, double p) {
-  STD_TORCH_CHECK(u_values.scalar_type() == v_values.scalar_type(), "wassrank: both sides' values have one dtype");
+// What either side of the pairs is given as.
+struct PointInputs {
+  const Tensor& values;
+  const std::optional<Tensor>&weights, &mask, &offsets;
+};
+using PairOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+// Calls run(args) with all that the kernels are told.
+template <class RunPairs>
+PairOutputs couple_pairs(const PointInputs& u, const PointInputs& v, int64_t pairs, int64_t wanted, double p,
+                         RunPairs run) {
+  const Tensor& u_values = u.values;
+  STD_TORCH_CHECK(u_values.scalar_type() == v.values.scalar_type(), "wassrank: both sides' values have one dtype");
   Wasserstein1d args{};
-  args.u = point_rows("u", u_values, u_weights, u_mask, u_offsets, pairs);
-  args.v = point_rows("v", v_values, v_weights, v_mask, v_offsets, pairs);
+  args.u = point_rows("u", u_values, u.weights, u.mask, u.offsets, pairs);
+  args.v = point_rows("v", v.values, v.weights, v.mask, v.offsets, pairs);
   args.pairs = pairs;
   args.dtype = dtype_of(u_values);
   args.p = p;
@@ -409,23 +416,30 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> wasserstein_1d(
   const Tensor loss = torch::stable::new_empty(u_values, {pairs}, dtype);
   const Tensor u_slope = room(args.u, 0), v_slope = room(args.v, 1);
   const Tensor u_potential = room(args.u, 2), v_potential = room(args.v, 3);
-  STD_TORCH_CHECK((!(wanted & 4) || u_weights) && (!(wanted & 8) || v_weights),
+  STD_TORCH_CHECK((!(wanted & 4) || u.weights) && (!(wanted & 8) || v.weights),
                   "wassrank: weights that are not given have no gradient");
   args.loss = loss.data_ptr();
   args.u.slope = address(u_slope, 0);
   args.v.slope = address(v_slope, 1);
   args.u.potential = address(u_potential, 2);
   args.v.potential = address(v_potential, 3);
-  run(args, u_values);
+  run(args);
   return {loss, u_slope, v_slope, u_potential, v_potential};
 }
 
-void wasserstein_1d_on_cpu(const Wasserstein1d& args, const Tensor&) {
-  if (const auto refusal = cpu::kernels().wasserstein_1d(args, parallel_for)) direct::refuse(*refusal);
+PairOutputs wasserstein_1d_on_cpu(Tensor u_values, Tensor v_values, std::optional<Tensor> u_weights,
+                                  std::optional<Tensor> v_weights, std::optional<Tensor> u_mask,
+                                  std::optional<Tensor> v_mask, std::optional<Tensor> u_offsets,
+                                  std::optional<Tensor> v_offsets, int64_t pairs, int64_t wanted, double p) {
+  return couple_pairs({u_values, u_weights, u_mask, u_offsets}, {v_values, v_weights, v_mask, v_offsets}, pairs, wanted,
+                      p, [](const Wasserstein1d& args) {
+                        const auto refusal = cpu::kernels().wasserstein_1d(args, parallel_for);
+                        if (refusal) direct::refuse(*refusal);
+                      });
 }
 
 STABLE_TORCH_LIBRARY_IMPL(wassrank, CPU, library) {
-  library.impl("wasserstein_1d", TORCH_BOX(&wasserstein_1d<&wasserstein_1d_on_cpu>));
+  library.impl("wasserstein_1d", TORCH_BOX(&wasserstein_1d_on_cpu));
   library.impl("grade_order", TORCH_BOX(&grade_order<&order_on_cpu>));
   library.impl("sorted_losses", TORCH_BOX(&sorted_losses<&sorted_forward_on_cpu>));
   library.impl("sorted_losses_backward", TORCH_BOX(&sorted_losses_backward<&sorted_backward_on_cpu>));
@@ -487,7 +501,42 @@ void order_on_cuda(const GradeOrder& args, const Tensor& values) {
   check_launch(cuda::grade_order(args, current_stream(values)));
 }
 
+// A side's order: the one that is given, or found here, which goes for rows of up to longest_order().
+Tensor order_of(const PointRows& side, const Tensor& values, const std::optional<Tensor>& given, int64_t pairs,
+                void* stream) {
+  const int64_t points = side.orders(pairs) * side.columns;
+  if (given) {
+    check_elements("order", *given, ScalarType::Int, points);
+    return *given;
+  }
+  STD_TORCH_CHECK(!side.offsets, "wassrank: CUDA kernels are handed the order of packed points");
+  const Tensor order = torch::stable::new_empty(values, {points}, ScalarType::Int);
+  check_launch(cuda::point_order(side, pairs, dtype_of(values), static_cast<int32_t*>(order.data_ptr()), stream));
+  return order;
+}
+
+PairOutputs wasserstein_1d_on_cuda(Tensor u_values, Tensor v_values, std::optional<Tensor> u_weights,
+                                   std::optional<Tensor> v_weights, std::optional<Tensor> u_mask,
+                                   std::optional<Tensor> v_mask, std::optional<Tensor> u_offsets,
+                                   std::optional<Tensor> v_offsets, std::optional<Tensor> u_order,
+                                   std::optional<Tensor> v_order, int64_t pairs, int64_t wanted, double p) {
+  return couple_pairs({u_values, u_weights, u_mask, u_offsets}, {v_values, v_weights, v_mask, v_offsets}, pairs, wanted,
+                      p, [&](const Wasserstein1d& args) {
+                        const torch::stable::accelerator::DeviceGuard guard(u_values.get_device_index());
+                        const cuda::Tuning tuning = tuning_for(u_values);
+                        void* const stream = current_stream(u_values);
+                        const Tensor of_u = order_of(args.u, u_values, u_order, pairs, stream);
+                        const Tensor of_v = order_of(args.v, v_values, v_order, pairs, stream);
+                        const auto bytes = static_cast<int64_t>(cuda::wasserstein_1d_workspace(args, tuning));
+                        const Tensor lines = torch::stable::new_empty(u_values, {bytes}, ScalarType::Byte);
+                        const cuda::SortedPairs sorted{args, static_cast<const int32_t*>(of_u.data_ptr()),
+                                                       static_cast<const int32_t*>(of_v.data_ptr()), lines.data_ptr()};
+                        check_launch(cuda::wasserstein_1d(sorted, tuning, stream));
+                      });
+}
+
 STABLE_TORCH_LIBRARY_IMPL(wassrank, CUDA, library) {
+  library.impl("wasserstein_1d_ordered", TORCH_BOX(&wasserstein_1d_on_cuda));
   library.impl("grade_order", TORCH_BOX(&grade_order<&order_on_cuda>));
   library.impl("sorted_losses", TORCH_BOX(&sorted_losses<&sorted_forward_on_cuda>));
   library.impl("sorted_losses_backward", TORCH_BOX(&sorted_losses_backward<&sorted_backward_on_cuda>));
@@ -582,6 +631,27 @@ pybind11::list grade_order_launches(bool is_double, int64_t rows, int64_t column
   return as_list(cuda::grade_order_launches(is_double, rows, columns));
 }
 
+// Of pairs whose lists, if they are packed, nobody looks at.
+std::pair<pybind11::list, size_t> wasserstein_1d_launches(const std::string& dtype, int64_t pairs, int64_t n, int64_t m,
+                                                          bool weighted, int wanted, int capability, bool packed) {
+  static constexpr int64_t kUnread = 0;
+  static char unread = 0;
+  Wasserstein1d args{};
+  args.pairs = pairs;
+  args.dtype = dtype_named(dtype);
+  args.u.columns = n;
+  args.v.columns = m;
+  for (PointRows* side : {&args.u, &args.v}) {
+    const int bit = side == &args.v;
+    if (weighted) side->weights = &unread;
+    if (packed) side->offsets = &kUnread;
+    if ((wanted >> bit & 1) != 0) side->slope = &unread;
+    if ((wanted >> bit & 4) != 0) side->potential = &unread;
+  }
+  const cuda::Tuning tuning = tunings.at(capability);
+  return {as_list(cuda::wasserstein_1d_launches(args, tuning)), cuda::wasserstein_1d_workspace(args, tuning)};
+}
+
 #endif  // WASSRANK_WITH_CUDA
 
 }  // namespace
@@ -631,6 +701,9 @@ PYBIND11_MODULE(_C, module) {
              "What each pass over scores [Q, N] would be launched with, a tile and a gradient of all columns.");
   module.def("grade_order_launches", &grade_order_launches, arg("is_double"), arg("rows"), arg("columns"),
              "The same for the order of rows side by side.");
+  module.def("wasserstein_1d_launches", &wasserstein_1d_launches, arg("dtype"), arg("pairs"), arg("n"), arg("m"),
+             arg("weighted"), arg("wanted"), arg("capability") = 0, arg("packed") = false,
+             "The same for the 1-D distance of pairs whose orders are known, and the bytes of its workspace.");
 #endif
   module.def(
       "tuning", [](int capability) { return cuda::values_of(tunings.at(capability)); }, arg("capability"),

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 import wassrank
 from wassrank import _C
+from wassrank.arguments import LONGEST_ON_CUDA
 from wassrank.backends import missing, resolve_backend
-from wassrank.functional.grade_order import LONGEST_ON_CUDA
 
 ROOT = Path(__file__).parent.parent
 

@@ -13,7 +13,19 @@ from typing import Any
 
 import pytest
 import torch
-from simt.driver import FEW_BLOCKS, MUTANTS, PROGRAMS, TUNING, Call, Drivers, Mutant, Result, Results
+from simt.driver import (
+    FEW_BLOCKS,
+    MUTANTS,
+    PROGRAMS,
+    TUNING,
+    Call,
+    Drivers,
+    Mutant,
+    Result,
+    Results,
+    bits,
+    poisoned,
+)
 from simt.huge import HUGE, Huge
 from simt.inputs import CONFORMANCE, OWN, TUNED, TUNINGS, Input, own, taking_part
 from simt.sorted_inputs import SORTED, SORTED_OWN, floats
@@ -42,18 +54,6 @@ def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drivers]:
 @pytest.fixture(scope="module")
 def results(drivers: Drivers) -> dict[int, Result]:
     return dict(zip(map(id, INPUTS), drivers.run([i.call for i in INPUTS]), strict=True))
-
-
-def poisoned(tensor: Tensor) -> Tensor:
-    """Elements that still have, or were computed from, the bits the driver fills outputs and shared memory with."""
-    integers = {8: torch.int64, 4: torch.int32, 2: torch.int16}[tensor.element_size()]
-    return tensor.view(integers) == -1
-
-
-def bits(tensor: Tensor) -> Tensor:
-    """With one NaN for all: which one comes of two is the compiler's choice."""
-    integers = {8: torch.int64, 4: torch.int32, 2: torch.int16}[tensor.element_size()]
-    return torch.where(tensor.isnan(), torch.nan, tensor).view(integers)
 
 
 def tensors(result: Result) -> tuple[Tensor, ...]:

@@ -12,7 +12,7 @@ import torch
 from simt.driver import ROOT, SANITIZERS, SIMT, as_bytes, compiled, execute_sanitized
 from torch import Tensor
 
-from wassrank.functional.grade_order import LONGEST_ON_CUDA
+from wassrank.arguments import LONGEST_ON_CUDA
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="the SIMT machine is built with g++")
 

@@ -67,5 +67,15 @@ def sorted_losses_launches(
 ) -> tuple[list[Launch], int]: ...  # and the bytes of the forward's workspace
 def gaussian_wasserstein_launches(dtype: str, Q: int, N: int) -> list[Launch]: ...  # a launch a pass
 def grade_order_launches(is_double: bool, rows: int, columns: int) -> list[Launch]: ...
+def wasserstein_1d_launches(
+    dtype: str,
+    pairs: int,
+    n: int,  # of packed sides the points of all pairs
+    m: int,
+    weighted: bool,
+    wanted: int,  # as the operator's
+    capability: int = 0,
+    packed: bool = False,
+) -> tuple[list[Launch], int]: ...  # and the bytes of its workspace
 def tuning(capability: int) -> dict[str, int]: ...
 def set_tuning(capability: int, values: Mapping[str, int]) -> None: ...

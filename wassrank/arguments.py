@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from wassrank.codes import Reduction, Target
@@ -125,6 +126,10 @@ class SortedBackwardArguments(NamedTuple):
 TRITON_SORTS = 256
 """The longest row of float32 that Triton sorts: a sort is code for each of its compare-exchange stages, and one of 1024
 takes seconds to compile."""
+
+
+LONGEST_ON_CUDA = {torch.float32: 8192, torch.float64: 4096}
+"""Of the rows a block of csrc/cuda/grade_order.cu sorts, by the dtype they are computed in."""
 
 
 class PairArguments(NamedTuple):

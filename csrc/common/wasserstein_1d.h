@@ -21,6 +21,10 @@ struct PointRows {
   void* slope;
   void* potential;
 
+  // Whether all pairs have the same points in the same order, and how many orders there are.
+  WASSRANK_HOST_DEVICE bool order_shared() const { return !offsets && values_shared && (!mask || mask_shared); }
+  WASSRANK_HOST_DEVICE int64_t orders(int64_t pairs) const { return offsets || order_shared() ? 1 : pairs; }
+
   // Where a pair's values (weights, mask) begin, and how many points it has.
   WASSRANK_HOST_DEVICE int64_t begin(int64_t pair, bool shared = false) const {
     return offsets ? offsets[pair] : shared ? 0 : pair * columns;

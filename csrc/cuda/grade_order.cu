@@ -16,17 +16,44 @@
 #include "cuda/kernels.h"
 #include "cuda/launch.cuh"
 #include "cuda/shapes.cuh"
+#include "cuda/types.cuh"
 
 namespace wassrank::cuda {
 namespace {
 
+// Rows to be put in order, of float64, or of any other type, which is then brought to float as it is read. Strides are
+// columns, or 0 for one row that all have.
+struct OrderedRows {
+  const void* values;
+  int64_t stride;
+  const bool* mask;  // false: as at infinity; null: all true
+  int64_t mask_stride;
+  Dtype dtype;
+  int columns;
+  int32_t* order;
+
+  template <class C>
+  __device__ C value(int64_t row, int column) const {
+    if (mask && !mask[row * mask_stride + column]) return kInf<C>;
+    const int64_t at = row * stride + column;
+    if constexpr (sizeof(C) == 8) {
+      return static_cast<const double*>(values)[at];
+    } else {
+      if (dtype == Dtype::float16) return widen(static_cast<const Half*>(values)[at]);
+      if (dtype == Dtype::bfloat16) return widen(static_cast<const BFloat16*>(values)[at]);
+      return static_cast<const float*>(values)[at];
+    }
+  }
+};
+
 // Thread t has the row's values from t * items on, and afterwards the places at ranks t, t + threads, ...
 template <class C, int threads, int items>
-__global__ void __launch_bounds__(threads) order_kernel(const C* values, int columns, int32_t* order) {
+__global__ void __launch_bounds__(threads) order_kernel(const OrderedRows rows) {
   using Key = decltype(sort_key(C{}));
   using Sort = cub::BlockRadixSort<Key, threads, items, int32_t>;
   auto& memory = *reinterpret_cast<typename Sort::TempStorage*>(dynamic_shared());
-  const int64_t begin = static_cast<int64_t>(blockIdx.x) * columns;
+  const int columns = rows.columns;
+  int32_t* const order = rows.order + static_cast<int64_t>(blockIdx.x) * columns;
   const int thread = static_cast<int>(threadIdx.x);
   Key key[items];
   int32_t place[items];
@@ -34,13 +61,13 @@ __global__ void __launch_bounds__(threads) order_kernel(const C* values, int col
   for (int i = 0; i < items; ++i) {
     place[i] = thread * items + i;
     // What is beyond the row sorts as NaN and, being behind it, behind the row's own NaNs.
-    key[i] = place[i] < columns ? sort_key(values[begin + place[i]]) : static_cast<Key>(-1);
+    key[i] = place[i] < columns ? sort_key(rows.value<C>(blockIdx.x, place[i])) : static_cast<Key>(-1);
   }
   Sort(memory).SortBlockedToStriped(key, place);
 #pragma unroll
   for (int i = 0; i < items; ++i) {
     const int rank = i * threads + thread;
-    if (rank < columns) order[begin + rank] = place[i];
+    if (rank < columns) order[rank] = place[i];
   }
 }
 
@@ -52,9 +79,8 @@ struct Tier {
     return {
         {blocks_of(rows)}, {threads}, sizeof(typename cub::BlockRadixSort<Key, threads, items, int32_t>::TempStorage)};
   }
-  static const char* run(const GradeOrder& args, void* stream) {
-    return launch(order_kernel<C, threads, items>, shape(args.rows), stream, static_cast<const C*>(args.values),
-                  static_cast<int>(args.columns), args.order);
+  static const char* run(const OrderedRows& rows, int64_t count, void* stream) {
+    return launch(order_kernel<C, threads, items>, shape(count), stream, rows);
   }
 };
 
@@ -78,13 +104,28 @@ Result with_form(bool is_double, int64_t rows, int64_t columns, Result none, Bod
   return is_double ? with_tier<double>(columns, body) : with_tier<float>(columns, body);
 }
 
+const char* order(const OrderedRows& rows, int64_t count, int64_t columns, void* stream) {
+  return with_form(rows.dtype == Dtype::float64, count, columns, static_cast<const char*>(nullptr),
+                   [&](auto tier) { return tier.run(rows, count, stream); });
+}
+
 }  // namespace
 
 // Bytes: a value read and a place written for each. Operations: a digit of 4 bits after the other, for each a count, a
 // scan over the block and an exchange through shared memory, whose largest part are the keys: no other temporary.
 const char* grade_order(const GradeOrder& args, void* stream) {
-  return with_form(args.is_double, args.rows, args.columns, static_cast<const char*>(nullptr),
-                   [&](auto tier) { return tier.run(args, stream); });
+  const auto columns = static_cast<int>(args.columns);
+  return order(
+      {args.values, columns, nullptr, 0, args.is_double ? Dtype::float64 : Dtype::float32, columns, args.order},
+      args.rows, args.columns, stream);
+}
+
+// The same and a flag for each where there is a mask.
+const char* point_order(const PointRows& side, int64_t pairs, Dtype dtype, int32_t* places, void* stream) {
+  const auto columns = static_cast<int>(side.columns);
+  return order({side.values, side.values_shared ? 0 : columns, side.mask, side.mask_shared ? 0 : columns, dtype,
+                columns, places},
+               side.orders(pairs), side.columns, stream);
 }
 
 std::vector<Launch> grade_order_launches(bool is_double, int64_t rows, int64_t columns) {

@@ -7,6 +7,7 @@
 #include "common/gaussian.h"
 #include "common/rows.h"
 #include "common/sorted_rows.h"
+#include "common/wasserstein_1d.h"
 #include "cuda/tuning.h"
 
 namespace wassrank::cuda {
@@ -26,6 +27,13 @@ struct Launch {
   Shape shape;
 };
 
+// Pairs with their sides' orders: the points' places by rising value, those that take no part as at infinity. As
+// PointRows::orders counts them, [orders, columns]; packed [columns].
+struct SortedPairs : Wasserstein1d {
+  const int32_t *u_order, *v_order;
+  void* lines;  // room for what is kept of points
+};
+
 // Queue the work on `stream` (a cudaStream_t) of the current device and return nullptr, or the text of the launch's
 // error. Throw std::invalid_argument for sizes that no launch covers.
 const char* level_losses_forward(const LevelLossesForward& args, const Tuning& tuning, void* stream);
@@ -34,9 +42,11 @@ const char* sorted_losses_forward(const SortedForward& args, const Tuning& tunin
 const char* sorted_losses_backward(const SortedBackward& args, const Tuning& tuning, void* stream);
 // Of rows side by side, none longer than longest_order().
 const char* grade_order(const GradeOrder& args, void* stream);
+const char* point_order(const PointRows& side, int64_t pairs, Dtype dtype, int32_t* order, void* stream);
+const char* wasserstein_1d(const SortedPairs& args, const Tuning& tuning, void* stream);
 
 // What a block can hold of 4-byte and of 8-byte keys in 48 KiB of shared memory, with threads and values a thread that
-// are powers of two. wassrank/functional/grade_order.py has the same numbers.
+// are powers of two. wassrank/arguments.py has the same numbers.
 constexpr int64_t longest_order(bool is_double) { return is_double ? 4096 : 8192; }
 
 // The passes of the batch-Gaussian distance: wassrank/gaussian/passes.py says what each computes and has the shapes. A
@@ -67,6 +77,8 @@ const char* gaussian_gradient(const GaussianBatch& batch, const GaussianGradient
 
 // Bytes of device memory SortedForward::lines must have for rows of that kind; mostly none.
 size_t sorted_losses_workspace(const Rows& rows, double p, const Tuning& tuning);
+// And SortedPairs::lines.
+size_t wasserstein_1d_workspace(const Wasserstein1d& args, const Tuning& tuning);
 
 // What the two would launch, forward first, for rows of which only whether they are packed is looked at, not what any
 // pointer points to. Needs no GPU.
@@ -75,5 +87,6 @@ std::vector<Launch> sorted_losses_launches(const Rows& rows, double p, Reduction
 // All passes', tiles and gradient over all columns, for a batch of which only sizes and dtype are looked at.
 std::vector<Launch> gaussian_wasserstein_launches(const GaussianBatch& batch);
 std::vector<Launch> grade_order_launches(bool is_double, int64_t rows, int64_t columns);
+std::vector<Launch> wasserstein_1d_launches(const Wasserstein1d& args, const Tuning& tuning);
 
 }  // namespace wassrank::cuda

@@ -12,6 +12,8 @@
 
 #include "common/level_transport.h"
 #include "cuda/columns.cuh"
+#include "cuda/ground.cuh"
+#include "cuda/search.cuh"
 #include "cuda/team_work.cuh"
 
 namespace wassrank::cuda {
@@ -93,32 +95,6 @@ __device__ Transported line_distance(PointAt point, int points, double tie, cons
   });
   work.sum(result);
   return {result[0], result[1]};
-}
-
-// |d|^p.
-class GroundCost1D {
- public:
-  __device__ explicit GroundCost1D(double p) : p_(p) {}
-  __device__ double operator()(double d) const {
-    return p_ == 2 ? d * d : std::exp(p_ * std::log(std::abs(d)));  // of 0: 0. pow() would be a call, with a stack
-  }
-
- private:
-  const double p_;
-};
-
-// The first of [from, to) at which `reached` holds, as it then does at all behind; `to` if there is none.
-template <class Reached>
-__device__ int first_where(int from, int to, Reached reached) {
-  while (from < to) {
-    const int middle = from + (to - from) / 2;
-    if (reached(middle)) {
-      to = middle;
-    } else {
-      from = middle + 1;
-    }
-  }
-  return from;
 }
 
 // The ends of a row's masses.

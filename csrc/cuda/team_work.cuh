@@ -38,20 +38,38 @@ class TeamWork {
   // In every thread: x[i] over the team's threads.
   template <int n>
   __device__ void sum(double (&x)[n]) {
-    combine(x, [](double a, double b) { return a + b; });
+    combine(x, Plus{});
   }
   template <int n>
   __device__ void max(double (&x)[n]) {
-    combine(x, [](double a, double b) { return std::fmax(a, b); });
+    combine(x, Max{});
   }
 
   // Running sums: in every thread `so_far` and the x of all threads before it; `so_far` moves on by everyone's x.
   template <int n>
   __device__ void run(double (&x)[n], double (&so_far)[n]) {
+    run(x, so_far, Plus{});
+  }
+  // Running maxima of numbers none of which is negative.
+  template <int n>
+  __device__ void run_max(double (&x)[n], double (&so_far)[n]) {
+    run(x, so_far, Max{});
+  }
+
+ private:
+  struct Plus {
+    __device__ double operator()(double a, double b) const { return a + b; }
+  };
+  struct Max {
+    __device__ double operator()(double a, double b) const { return std::fmax(a, b); }
+  };
+
+  template <int n, class Op>
+  __device__ void run(double (&x)[n], double (&so_far)[n], Op op) {
     double own[n];  // of the thread's warp
 #pragma unroll
     for (int i = 0; i < n; ++i) {
-      const double upto = warp_running_sum(x[i], lane_);
+      const double upto = warp_running(x[i], lane_, op);
       x[i] = warp_shift_up(upto, 0.0, lane_);
       own[i] = __shfl_sync(kAllLanes, upto, kWarp - 1);
     }
@@ -61,22 +79,21 @@ class TeamWork {
       if (lane_ < n) {
         for (int w = 0; w < warps_; ++w) {
           if (w == warp_) before = all;
-          all += of_warps[w * n + lane_];
+          all = op(all, of_warps[w * n + lane_]);
         }
       }
     }
 #pragma unroll
     for (int i = 0; i < n; ++i) {
       if (warps_ > 1) {
-        x[i] += __shfl_sync(kAllLanes, before, i);
+        x[i] = op(x[i], __shfl_sync(kAllLanes, before, i));
         own[i] = __shfl_sync(kAllLanes, all, i);
       }
-      x[i] += so_far[i];
-      so_far[i] += own[i];
+      x[i] = op(x[i], so_far[i]);
+      so_far[i] = op(so_far[i], own[i]);
     }
   }
 
- private:
   template <int n, class Op>
   __device__ void combine(double (&x)[n], Op op) {
 #pragma unroll

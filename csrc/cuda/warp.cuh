@@ -37,15 +37,19 @@ __device__ T warp_max(T x) {
   return x;
 }
 
-// x of lanes 0 ... lane added up.
-template <class T>
-__device__ T warp_running_sum(T x, int lane) {
+// x of lanes 0 ... lane, brought together by `op`.
+template <class T, class Op>
+__device__ T warp_running(T x, int lane, Op op) {
 #pragma unroll
   for (int distance = 1; distance < kWarp; distance *= 2) {
     const T below = __shfl_up_sync(kAllLanes, x, distance);
-    if (lane >= distance) x += below;
+    if (lane >= distance) x = op(x, below);
   }
   return x;
+}
+template <class T>
+__device__ T warp_running_sum(T x, int lane) {
+  return warp_running(x, lane, [](T a, T b) { return a + b; });
 }
 
 // x of the lane below, `bottom` in lane 0.

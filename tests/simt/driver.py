@@ -141,6 +141,19 @@ class Results:
         return replace(result, coefficients=tuple(self.tensor(tuple(a.labels.shape), C) for _ in range(count)))
 
 
+INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
+
+
+def poisoned(tensor: Tensor) -> Tensor:
+    """Elements that still have, or were computed from, the bits the driver fills outputs and shared memory with."""
+    return tensor.view(INTEGERS[tensor.element_size()]) == -1
+
+
+def bits(tensor: Tensor) -> Tensor:
+    """With one NaN for all: which one comes of two is the compiler's choice."""
+    return torch.where(tensor.isnan(), torch.nan, tensor).view(INTEGERS[tensor.element_size()])
+
+
 def execute(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
 

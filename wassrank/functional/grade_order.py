@@ -8,13 +8,10 @@ import torch
 from torch import Tensor
 
 from wassrank import ops
-from wassrank.arguments import TRITON_SORTS
+from wassrank.arguments import LONGEST_ON_CUDA, TRITON_SORTS
 from wassrank.backends import missing
 
 from . import checks
-
-LONGEST_ON_CUDA = {torch.float32: 8192, torch.float64: 4096}
-"""Of the rows a block of csrc/cuda/grade_order.cu holds."""
 
 
 def grade_order(values: Tensor, offsets: Tensor | None = None) -> Tensor:

@@ -12,7 +12,6 @@ from wassrank.backends import resolve_backend
 from wassrank.reference.rows import compute_dtype
 
 from . import checks, points
-from .graded_loss import say_once
 
 
 def wasserstein_1d(
@@ -86,12 +85,6 @@ def wasserstein_1d(
     checks.check_order(p)
     u, v, batch = points.pair(u_values, v_values, u_weights, v_weights, u_mask, v_mask, u_offsets, v_offsets)
     resolved = resolve_backend(u.values.device, backend)
-    why = None if resolved == "torch" else ops.wasserstein_1d.beyond(resolved, u.values.device)
-    if why is not None:
-        if backend != "auto":
-            raise ValueError(f"backend={backend!r} cannot do this: {why}; pass backend='auto' or 'torch'")
-        say_once(why)
-        resolved = "torch"
     on_cpu = u.values.device.type == "cpu" and not torch.compiler.is_compiling()
     if validate or (resolved == "torch" and on_cpu):
         points.check_values(u, v)

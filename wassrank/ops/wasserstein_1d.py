@@ -18,24 +18,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wassrank.arguments import LONGEST_ON_CUDA
 from wassrank.arguments import PairArguments as Arguments
 from wassrank.arguments import PairBackwardArguments as BackwardArguments
 from wassrank.reference.rows import compute_dtype
+from wassrank.tuning import tune_native
 
-from . import direct
+from . import direct, torch_order
 from .inputs import contiguous
-from .registration import ShortCut, register
+from .registration import LIBRARY, ShortCut, register
 from .work import Work
 
 LEAVES = 4
 """Values and weights of both sides."""
-
-
-def beyond(backend: str, device: torch.device) -> str | None:
-    """What the backend's kernels cannot do; None where they can."""
-    if backend == "triton" or device.type == "cpu":
-        return None
-    return f"{backend} has no kernel for wasserstein_1d on {device.type} yet"
 
 
 def fused(backend: str) -> Callable[..., Tensor]:
@@ -157,3 +152,40 @@ _OPERATORS = register(
     backward_kernel=_backward_kernel,
 )
 _FUSED = {backend: _fused(operator) for backend, operator in _OPERATORS.items()}
+
+# The same with both sides' orders, where it is not the kernels that find them: of a side's rows [R, n], or [1, n] where
+# all pairs have the same points in the same order; packed [T]. CUDA's alone.
+LIBRARY.define(
+    f"wasserstein_1d_ordered({_LEAVES}, Tensor? u_mask, Tensor? v_mask, Tensor? u_offsets, Tensor? v_offsets, "
+    f"Tensor? u_order, Tensor? v_order, int pairs, int wanted, float p) -> (Tensor loss, {_KEPT})",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def _ordered_fake(*arguments: Any) -> tuple[Tensor, ...]:
+    *given, _, _, pairs, wanted, p = arguments
+    return _fake(*given, pairs, wanted, p)
+
+
+torch.library.register_fake("wassrank::wasserstein_1d_ordered", _ordered_fake, lib=LIBRARY)
+
+
+def _on_cuda(*arguments: Any) -> tuple[Tensor, ...]:
+    """Sorts what the kernels do not."""
+    a = Arguments(*arguments)
+    tune_native(a.u_values.device.index)
+    orders = long_order(a.u_values, a.u_mask, a.u_offsets), long_order(a.v_values, a.v_mask, a.v_offsets)
+    outputs: tuple[Tensor, ...] = torch.ops.wassrank.wasserstein_1d_ordered(*a[:8], *orders, a.pairs, a.wanted, a.p)
+    return outputs
+
+
+def long_order(values: Tensor, mask: Tensor | None, offsets: Tensor | None) -> Tensor | None:
+    """A side's order, what takes no part as at infinity: of packed points and of rows longer than the CUDA kernels
+    sort; None for others."""
+    C = compute_dtype(values.dtype)
+    if offsets is None and values.shape[1] <= LONGEST_ON_CUDA[C]:
+        return None
+    return torch_order.order(values if mask is None else torch.where(mask, values, math.inf), offsets)
+
+
+LIBRARY.impl("wasserstein_1d", _on_cuda, "CUDA")
