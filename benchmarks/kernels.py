@@ -70,7 +70,11 @@ KERNELS = {
         *GAUSSIAN,
         *("pairing", "staircase"),
     ),
-    "native": ("forward", "reduce", "backward", "sorted_forward", "sorted_backward", "order", *GAUSSIAN),
+    "native": (
+        *("forward", "reduce", "backward", "sorted_forward", "sorted_backward", "order"),
+        *GAUSSIAN,
+        *("coupled", "paired"),
+    ),
 }
 
 
