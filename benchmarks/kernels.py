@@ -60,6 +60,8 @@ def triton_rows() -> Iterator[Row]:
 SIZES = {"64 x 256": (64, 256, 4), "512 x 4096": (512, 4096, 8), "4096 x 32768": (4096, 32768, 8)}
 # Float labels: the same small batch, lists of a query's own in shared memory, and such as need the workspace.
 SORTED_SIZES = {"64 x 256": (64, 256, 4), "512 x 1000, own": (512, 1000, 1000), "64 x 10000, own": (64, 10000, 10000)}
+# The 1-D distance, n = m: a warp's pairs, a block's in shared memory, and such as need the workspace.
+PAIR_SIZES = {"1024 pairs of 64": (1024, 64), "1024 pairs of 1024": (1024, 1024), "64 pairs of 16384": (64, 16384)}
 ORDERED = (100, 1000, 4000, 8000)  # columns
 MANGLED = {"float64": "d", "float32": "f", "float16": "4Half", "bfloat16": "8BFloat16"}
 GAUSSIAN = tuple(f"gaussian_{kernel}" for kernel in ("rows", "moments", "products", "along", "tiles", "gradient"))
@@ -129,6 +131,12 @@ def planned() -> Iterator[Planned]:
     for dtype, (size, (Q, N, _)), capability in itertools.product(MANGLED, SIZES.items(), capabilities):
         for launch in _C.gaussian_wasserstein_launches(dtype, Q, N):
             yield Planned(f"{dtype}, {size}", capability, launch, rf"(?:\w+_)?{MANGLED[dtype]}E?E")
+    for dtype, (size, (R, n)), weighted, capability in itertools.product(
+        MANGLED, PAIR_SIZES.items(), (True, False), capabilities
+    ):
+        wanted = 0b1111 if weighted else 0b11
+        (launch,), _ = _C.wasserstein_1d_launches(dtype, R, n, n, weighted, wanted, capability=capability)
+        yield Planned(f"{dtype}, {size}", capability, launch, rf"(?:\w+_)?{MANGLED[dtype]}E?E")
 
 
 def native_rows() -> Iterator[Row]:

@@ -243,6 +243,50 @@ def test_orders_are_launched_for_the_rows_that_python_hands_over() -> None:
         _C.grade_order_launches(False, 2**31, 5)
 
 
+@needs_cuda_code
+@settings(max_examples=300, deadline=None)
+@given(
+    dtype=st.sampled_from(["float64", "float32", "float16", "bfloat16"]),
+    pairs=sizes(2**33),
+    n=sizes(2**30 + 100),
+    m=sizes(2**30 + 100),
+    weighted=st.booleans(),
+    wanted=st.integers(0, 15),
+    packed=st.booleans(),
+)
+@example("float32", 1000, 1024, 1024, True, 15, False)
+@example("float32", 1000, 7, 7, False, 3, False)
+@example("float64", 3, 2**30 - 1, 1, True, 15, False)
+@example("float32", 5, 6000, 100_000, True, 0, True)
+def test_pairs_are_all_covered_and_their_workspace_is_bounded(
+    dtype: str, pairs: int, n: int, m: int, weighted: bool, wanted: int, packed: bool
+) -> None:
+    try:
+        launches, workspace = _C.wasserstein_1d_launches(dtype, pairs, n, m, weighted, wanted, packed=packed)
+    except ValueError as error:
+        refused = str(error)
+    else:
+        refused = ""
+    assert ("2^30 or more" in refused) == (max(n, m) >= 2**30 and not packed)
+    assert "2^31 - 1 blocks" not in refused or pairs >= 2**31
+    if refused:
+        return
+    paired = not weighted and not packed and n == m
+    assert [launch["kernel"] for launch in launches] == [f"{'paired' if paired else 'coupled'}_kernel"] * (pairs > 0)
+    numbers = 1 + bool(wanted & 3) + bool(wanted & 12)
+    a_point = 8 * numbers + (8 if dtype == "float64" else 4)
+    assert workspace <= max(2**28, 32 * (n + m) * a_point) or (packed and workspace == (n + m) * a_point)
+    for launch in launches:
+        (x, y, z), (threads, height, depth) = launch["grid"], launch["block"]
+        assert 1 <= x < 2**31
+        assert y == z == depth == 1
+        assert threads % 32 == 0
+        assert launch["shared_bytes"] <= 64 << 10
+        assert 32 <= threads * height <= 512  # its launch bounds
+        assert x * height >= pairs or (workspace > 0 and height == 1)
+        assert paired or packed or workspace or (n + m) * height * a_point <= launch["shared_bytes"]
+
+
 TUNED = 999  # a compute capability that no GPU has
 
 

@@ -55,12 +55,13 @@ struct Kept {
 };
 
 // Where the points of a team's pair are kept, u's before v's: in shared memory if they are no more than `capacity`, or
-// else in the workspace, which has room for `points`.
+// else in the workspace, which has room for `points`. There a pair of packed points has its own place, u_stride times
+// where its u begins and v_stride times where its v does; other pairs have their block's.
 struct LineMemory {
   Kept kept;
   int capacity;
   unsigned char* workspace;
-  int64_t points;
+  int64_t points, u_stride, v_stride;
 };
 
 // Those of a pair whose points are the ones from `first` on of the `room` that memory at `base`, aligned to 8, has.
@@ -78,9 +79,9 @@ __device__ PairLines<C> lines_of(const LineMemory& memory, const Wasserstein1d& 
     const int64_t capacity = memory.capacity;
     return lines_at<C>(shared, capacity * blockDim.y, capacity * threadIdx.y, memory.kept);
   }
-  // Packed points have a place each. Rows have their block's.
   const bool packed = args.u.offsets || args.v.offsets;
-  const int64_t first = packed ? args.u.begin(pair) + args.v.begin(pair) : blockIdx.x * points;
+  const int64_t first =
+      packed ? memory.u_stride * args.u.begin(pair) + memory.v_stride * args.v.begin(pair) : blockIdx.x * points;
   return lines_at<C>(memory.workspace, memory.points, first, memory.kept);
 }
 
@@ -204,6 +205,25 @@ int64_t usual_points(const PointRows& side, int64_t pairs) {
 }
 int64_t all_points(const PointRows& side, int64_t pairs) { return side.offsets ? side.columns : pairs * side.columns; }
 
+// Sets where pairs that are too long for shared memory are kept, of which one side at least is packed. Each point may
+// have its own place. But if every one of many short lists meets a row of the same m points, few of them do not fit: it
+// takes lists of more than `spare`, so that as many places as they have points, times 1 + m / spare, are enough for
+// them and their rows.
+void place_packed(const Wasserstein1d& args, LineMemory& memory) {
+  const int64_t u = all_points(args.u, args.pairs), v = all_points(args.v, args.pairs);
+  memory.u_stride = memory.v_stride = 1;
+  memory.points = u + v;
+  if (args.u.offsets && args.v.offsets) return;
+  const bool u_packed = args.u.offsets;
+  const int64_t m = u_packed ? args.v.columns : args.u.columns, spare = memory.capacity - m;
+  if (spare <= 0) return;
+  const int64_t stride = 1 + (m + spare - 1) / spare, points = stride * (u_packed ? u : v);
+  if (points >= memory.points) return;
+  memory.u_stride = u_packed ? stride : 0;
+  memory.v_stride = u_packed ? 0 : stride;
+  memory.points = points;
+}
+
 struct WalkPlan {
   Shape shape;
   bool paired;
@@ -214,7 +234,7 @@ struct WalkPlan {
 template <class C>
 std::optional<WalkPlan> walk_plan(const Wasserstein1d& args, const Tuning& tuning) {
   for (const PointRows& side : {args.u, args.v}) {
-    if (side.columns >= kMaxColumns) {
+    if (!side.offsets && side.columns >= kMaxColumns) {
       throw std::invalid_argument("sides of " + std::to_string(side.columns) +
                                   " points: 2^30 or more are not supported");
     }
@@ -240,7 +260,7 @@ std::optional<WalkPlan> walk_plan(const Wasserstein1d& args, const Tuning& tunin
   if (packed || wanted <= fit) plan.memory.capacity = static_cast<int>(std::min(wanted, fit));
   if (most > plan.memory.capacity) {
     if (packed) {
-      plan.memory.points = all_points(args.u, args.pairs) + all_points(args.v, args.pairs);
+      place_packed(args, plan.memory);
     } else {
       const auto hold = static_cast<int64_t>(kWorkspaceBytes / (points * point_bytes));
       const int64_t blocks = std::min(args.pairs, std::clamp(hold, kLeastBlocks, kMostBlocks));
@@ -256,8 +276,8 @@ std::optional<WalkPlan> walk_plan(const Wasserstein1d& args, const Tuning& tunin
 // Bytes: of every point its place, its value, its weight and whether it takes part, read; its place again; its slope
 // and its potential written. The largest temporary is what is kept of each point, 8 bytes and a value of C, 8 more for
 // slopes and 8 for potentials, for the pairs in flight; in shared memory, or else in the workspace, which is then some
-// 256 MiB at most, or 32 pairs; of packed sides, whose lengths only the device knows, all points have a place there,
-// once there may be a pair too long for shared memory. Floating-point operations in double, of a point: two running
+// 256 MiB at most, or 32 pairs; of packed sides, whose lengths only the device knows, all points that may be too
+// many for shared memory have a place there. Floating-point operations in double, of a point: two running
 // sums and a division for its height; for its cell a |d|^p, a slope, two more |d|^p for potentials, running sums of
 // these; an eighth of a binary search.
 template <class S>

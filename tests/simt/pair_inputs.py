@@ -210,6 +210,8 @@ INPUTS = [
     pairs("packed, mixed", 64, 64, packed=(MIXED, MIXED_OTHERS), masked="v"),
     pairs("packed, mixed, doubles", 64, 64, packed=(MIXED_OTHERS, MIXED), dtype=torch.float64, p=1.5),
     pairs("packed, warps among which is a long one", 64, 64, packed=((*[3] * 20, 3000, *[5] * 30), (*[4] * 50, 4000))),
+    pairs("a support for many lists", 30, 64, shared="xa", packed=(None, [2] * 180 + [3000] + [1] * 19)),
+    pairs("lists on a support for many", 64, 30, shared="yb", packed=([3] * 100 + [0, 900, 500] + [1] * 99, None)),
     pairs("one more than fits", 8, 8, packed=([1] * 8, (0, 0, 0, 8, 0, 0, 0, 0))),
     pairs("around a warp's most", 128, 128, dtype=torch.float64),
     pairs("tied weights", 8, 12, kind="uniform weights"),
