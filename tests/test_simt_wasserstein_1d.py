@@ -53,6 +53,7 @@ MUTANTS = [
            "p=2.0"),
     Mutant("a run's mean from 0", COUPLING, "result[2] += own.mass * before[1];", "", *NUMBERS, "p=2.0"),
     Mutant("runs start from 0", COUPLING, "add(lines_.slope, j, own.end_v, before[0]);", "", *NUMBERS, "blocks"),
+    Mutant("heights that fall", POINTS, "std::fmax(run[0], reached[0])", "run[0]", *POISON, "blocks, twice the same"),
     Mutant("an improper weight", POINTS, "given >= 0 && ", "", *NUMBERS, "negative weight"),
     Mutant("an infinite value", POINTS, "std::fabs(value) < kInf<C>", "value == value", *NUMBERS, "infinite"),
     Mutant("the first pair's weights", POINTS, "side.begin(pair, side.weights_shared)", "0", *NUMBERS, "p=2.0"),

@@ -174,6 +174,18 @@ def _nothing(side: str, row: int) -> Callable[[PairInput], PairInput]:
     return edit
 
 
+def _twice_the_same(given: PairInput) -> PairInput:
+    """Few points with masses, those of all sizes: threads' sums round, and not all alike."""
+    a = given.clean
+    assert a.u_weights is not None
+    assert a.v_weights is not None
+    sizes, few = torch.rand(2, *a.u_weights.shape, generator=torch.Generator().manual_seed(0))
+    a.u_weights.mul_(torch.exp2(-40 * sizes) * (few < 0.1))
+    a.v_weights.copy_(a.u_weights.flip(-1))
+    a.v_values.copy_(a.u_values.flip(-1))
+    return given
+
+
 ALL_DTYPES = list(DTYPES)
 UNEVEN, OTHERS = (4, 1, 0, 7, 30, 3, 0, 700), (5, 2, 4, 7, 0, 90, 0, 1)
 MIXED, MIXED_OTHERS = (3, 6001, 0, 40, 5, 1500), (900, 17, 3, 40, 2500, 0)
@@ -222,6 +234,7 @@ INPUTS = [
     pairs("blocks, one-hot weights", 800, 800, kind="one-hot weights", p=1.5),
     pairs("blocks, repeated values", 500, 700, kind="repeated values", p=1.0),
     pairs("blocks, identical", 800, 800, kind="identical", dtype=torch.float64),
+    _twice_the_same(pairs("blocks, twice the same", 1000, 1000, rows=6)),
     pairs("blocks, uniform, ties", 600, 900, weighted="", p=1.0),
     pairs("blocks, loss alone", 1500, 1300, wanted=0),
     pairs("as many as fit", 1024, 1024, rows=2),
