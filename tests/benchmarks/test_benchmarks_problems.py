@@ -19,7 +19,7 @@ from benchmarks.gpu.timing import measure
 from benchmarks.problem import Contender, Inputs, Loss, Problem, loss_and_gradients, training_step
 
 SMALL = {"in_batch": (4, 24), "packed": (5, 64), "padded": (5, 64)}
-OTHER_LOSSES = {"F.cross_entropy"}
+OTHER_LOSSES = {"F.cross_entropy", "scipy in a loop, no gradient"}
 SLOW = {"torch.compile of plain torch"}
 
 
