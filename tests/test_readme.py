@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import readme
+from benchmarks import polar_factor, readme
 
 
 def test_tables_are_what_the_stored_results_say() -> None:
@@ -37,3 +37,9 @@ def test_snippet_runs_as_it_stands() -> None:
     assert queries.grad is not None
     assert queries.grad.isfinite().all()
     assert (queries.grad != 0).any()
+
+
+def test_the_page_on_the_polar_factor_holds_the_newest_results() -> None:
+    assert polar_factor.PAGE.read_text(encoding="utf-8") == polar_factor.page(), (
+        "run python -m benchmarks.polar_factor --page"
+    )

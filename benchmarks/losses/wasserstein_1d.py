@@ -151,6 +151,7 @@ def scipy_in_a_loop(problem: Problem) -> Loss:
         rows = zip(*(leaf.detach().numpy() for leaf in x.leaves), strict=True)
         values = [wasserstein_distance(*row) for row in rows]
         nothing = torch.stack([leaf[0, 0] * 0 for leaf in x.leaves]).sum()  # something to call backward on
-        return nothing + sum(values) / len(values)
+        mean: Tensor = nothing + sum(values) / len(values)
+        return mean
 
     return loss
