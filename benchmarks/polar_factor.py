@@ -185,9 +185,13 @@ def draw() -> None:
         for r in of:
             lines.setdefault(r["rival"], []).append((r["shape"][axis], r["rival_seconds"]["p50"]))
         for i, (name, found) in enumerate(lines.items()):
-            x, y = zip(*sorted(found), strict=True)
+            fastest = {x: min(t for at, t in found if at == x) for x, _ in found}  # of those measured more than once
+            x, y = zip(*sorted(fastest.items()), strict=True)
             axes.plot(x, [1e3 * t for t in y], MARKS[i] + "-", color=COLOURS[i], label=name)
         axes.set(xscale="log", yscale="log", xlabel=label)
+        sizes = sorted({r["shape"][axis] for r in of})
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.minorticks_off()
         axes.grid(alpha=0.25, which="both")
         axes.legend(fontsize=8)
     both[0].set(ylabel="ms, forward and backward")
