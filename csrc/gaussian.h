@@ -5,10 +5,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "common/gaussian.h"
 #include "cpu/kernels.h"
@@ -189,6 +191,40 @@ inline bool small_polar_factor(Address A, Address noise, int64_t n, double split
                                                              at<double>(norm), at<double>(W));
 }
 
+// wassrank/gaussian/native_step.py: the forward of a small batch of one process, in the form of blocks, with the whole
+// covariance. `room`: 4 (Q^2 + Q + N) doubles. Returns whether it came to the end (a score of -inf, or a factor that is
+// not found this way, leaves it to others), and a label that cannot be.
+template <cpu::ParallelFor parallel_for>
+std::pair<bool, std::optional<double>> gaussian_small_forward(const GaussianCall& call, double split, double eps,
+                                                              Address row, Address excess, Address columns,
+                                                              Address along, Address W, Address everywhere,
+                                                              Address flag, Address distance, Address room) {
+  const GaussianBatch& batch = call.batch;
+  const int64_t Q = batch.Q, N = batch.N;
+  const cpu::GaussianPasses& passes = cpu::kernels().gaussian[static_cast<int>(batch.dtype)];
+  const cpu::GaussianAlgebra& algebra = *cpu::kernels().gaussian_algebra;
+  double* const state = at<double>(row);
+  double *const moments = at<double>(room), *const R = moments + 4 * N, *const products = R + Q * Q,
+                *const A = products + Q * Q, *const factor = A + Q * Q, *const sums = factor + Q * Q,
+                *const total = sums + 3 * Q;
+  double numbers[4], norm;
+  if (const auto stray = passes.rows(batch, state, at<double>(excess), parallel_for)) return {false, stray};
+  passes.moments(batch, state, moments, parallel_for);
+  algebra.columns(state, moments, Q, N, false, at<double>(columns), numbers, at<bool>(flag));
+  if (*at<bool>(flag)) return {false, std::nullopt};
+  passes.products(batch, state, at<double>(columns), at<double>(excess), sums, R, parallel_for);
+  algebra.centred(R, state, state, numbers, Q, Q, products);
+  std::fill(total, total + Q, 0.0);
+  for (int64_t i = 0; i < Q; ++i) {
+    for (int64_t j = 0; j < Q; ++j) total[j] += products[i * Q + j];
+  }
+  algebra.overlap(products, total, state, numbers, Q, Q, A);
+  if (!algebra.small_polar_factor(A, Q, split, Q / 2, numbers[2], eps, &norm, factor)) return {false, std::nullopt};
+  algebra.finish(&norm, factor, products, sums, state, numbers, Q, Q, eps, at<double>(distance), at<double>(W),
+                 at<double>(along), at<double>(everywhere));
+  return {true, std::nullopt};
+}
+
 // Into wassrank._C.
 template <cpu::ParallelFor parallel_for>
 void define_gaussian_passes(pybind11::module_& module) {
@@ -204,6 +240,7 @@ void define_gaussian_passes(pybind11::module_& module) {
   define("gaussian_tiles", &gaussian_tiles<parallel_for>);
   define("gaussian_along", &gaussian_along<parallel_for>);
   define("gaussian_gradient", &gaussian_gradient<parallel_for>);
+  define("gaussian_small_forward", &gaussian_small_forward<parallel_for>);
   define("gaussian_columns", &gaussian_columns);
   define("gaussian_centred", &gaussian_centred);
   define("gaussian_overlap", &gaussian_overlap);

@@ -25,7 +25,7 @@ class Native:
         assert backends.native is not None
         self._C: Any = backends.native
         Q, N = a.scores.shape
-        self._batch = self._C.GaussianBatch(
+        self.batch = self._C.GaussianBatch(
             _stream(a), a.scores.data_ptr(), a.labels.data_ptr(), _address(a.target), _address(a.mask),
             _address(a.label_temperatures), Q, N, a.labels.shape[1], first,
             0 if a.target is None else a.target.shape[1], N if a.mask is not None and a.mask.dim() == 2 else 0,
@@ -36,14 +36,14 @@ class Native:
     def rows(self, a: Arguments, first: int) -> tuple[Tensor, Tensor]:
         Q, K = a.labels.shape
         row, excess = _empty(a, Q, len(Row)), _empty(a, Q if a.blocks else 0, K)
-        stray = self._C.gaussian_rows(self._batch, row.data_ptr(), excess.data_ptr())
+        stray = self._C.gaussian_rows(self.batch, row.data_ptr(), excess.data_ptr())
         if stray is not None:
             raise ValueError(stray_grade(stray if a.num_levels is None else int(stray), a.num_levels))
         return row, excess
 
     def moments(self, a: Arguments, first: int, row: Tensor) -> Tensor:
         moments = _empty(a, len(Moment), a.scores.shape[1])
-        self._C.gaussian_moments(self._batch, row.data_ptr(), moments.data_ptr())
+        self._C.gaussian_moments(self.batch, row.data_ptr(), moments.data_ptr())
         return moments
 
     def products(
@@ -53,7 +53,7 @@ class Native:
         sums = _empty(a, Q, len(Sum))
         products = _empty(a, Q, N // a.labels.shape[1] if excess.numel() else 0)
         self._C.gaussian_products(
-            self._batch, row.data_ptr(), columns.data_ptr(), excess.data_ptr(), _address(flag), sums.data_ptr(),
+            self.batch, row.data_ptr(), columns.data_ptr(), excess.data_ptr(), _address(flag), sums.data_ptr(),
             products.data_ptr(),
         )  # fmt: skip
         return sums, products
@@ -62,14 +62,12 @@ class Native:
         self, a: Arguments, first: int, row: Tensor, columns: Tensor, begin: int, end: int
     ) -> tuple[Tensor, Tensor]:
         P, E_T = _empty(a, 2, len(row), end - begin)
-        self._C.gaussian_tiles(
-            self._batch, row.data_ptr(), columns.data_ptr(), begin, end, P.data_ptr(), E_T.data_ptr()
-        )
+        self._C.gaussian_tiles(self.batch, row.data_ptr(), columns.data_ptr(), begin, end, P.data_ptr(), E_T.data_ptr())
         return P, E_T
 
     def along(self, a: Arguments, first: int, row: Tensor, columns: Tensor) -> Tensor:
         along = _empty(a, len(row))
-        self._C.gaussian_along(self._batch, row.data_ptr(), columns.data_ptr(), along.data_ptr())
+        self._C.gaussian_along(self.batch, row.data_ptr(), columns.data_ptr(), along.data_ptr())
         return along
 
     def gradient(
@@ -88,7 +86,7 @@ class Native:
         tile = turned if isinstance(turned, Tensor) else None
         W, everywhere, excess, flag = turned if isinstance(turned, Turned) else (None, None, None, None)
         self._C.gaussian_gradient(
-            self._batch, row.data_ptr(), columns.data_ptr(), along.data_ptr(), scale.data_ptr(), _address(tile),
+            self.batch, row.data_ptr(), columns.data_ptr(), along.data_ptr(), scale.data_ptr(), _address(tile),
             _address(W), _address(everywhere), _address(excess), _address(flag), begin, end, out.data_ptr(),
         )  # fmt: skip
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from wassrank.gaussian import distance
+from wassrank.gaussian import distance, native_step
 from wassrank.gaussian.distance import Kept, kept_shapes
 from wassrank.gaussian.group import Group
 from wassrank.gaussian.native import Native
@@ -83,6 +83,10 @@ _PASSES: dict[str, Callable[[Arguments, int], Passes]] = {"native": _native, "tr
 
 
 def _distance(backend: str, a: Arguments, world: World) -> tuple[Tensor, Kept]:
+    if backend == "native" and a.scores.is_cpu and isinstance(world, Alone):
+        small = native_step.forward(a)
+        if small is not None:
+            return small
     with torch.cuda.device_of(a.scores):  # whose kernels they are; nothing on the CPU
         return distance.forward(_PASSES[backend](a, world.first), a, world)
 
