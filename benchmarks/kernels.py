@@ -180,7 +180,8 @@ def toolchain() -> dict[str, str]:
 
 def measure(out: Path) -> None:
     rows = [*triton_rows(), *native_rows()]
-    lines = ",\n".join(json.dumps({k: v for k, v in asdict(row).items() if v is not None}) for row in rows)
+    known = ({k: v for k, v in asdict(row).items() if v is not None} for row in rows)
+    lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in known)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(f'{{"toolchain": {json.dumps(toolchain())},\n"rows": [\n{lines}\n]}}\n', encoding="utf-8")
 

@@ -1,6 +1,6 @@
-// The one file that knows torch: reads tensors into the kernels' argument structs, registers the operators' kernels
-// through torch's stable ABI (one binary serves torch 2.11 to 2.14), and makes wassrank._C, which tells how it was
-// built.
+// What knows torch, with tensors.h and pairs.h: reads tensors into the kernels' argument structs, registers the
+// operators' kernels through torch's stable ABI (one binary serves torch 2.11 to 2.14), and makes wassrank._C, which
+// tells how it was built.
 //
 // Schemas, fakes and autograd are in wassrank/ops; arguments arrive checked and contiguous from there.
 #include <pybind11/pybind11.h>
@@ -22,6 +22,8 @@
 #include "cuda/tuning.h"
 #include "direct.h"
 #include "gaussian.h"
+#include "pairs.h"
+#include "tensors.h"
 #if WASSRANK_WITH_CUDA
 #include "cuda/device.h"
 #include "cuda/kernels.h"
@@ -33,27 +35,7 @@ extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stre
 namespace wassrank {
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 using Outputs = std::tuple<Tensor, Tensor, Tensor>;
-
-Dtype dtype_of(const Tensor& scores) {
-  switch (scores.scalar_type()) {
-    case ScalarType::Double: return Dtype::float64;
-    case ScalarType::Float: return Dtype::float32;
-    case ScalarType::Half: return Dtype::float16;
-    case ScalarType::BFloat16: return Dtype::bfloat16;
-    default: STD_TORCH_CHECK(false, "wassrank: scores must be float64, float32, float16 or bfloat16");
-  }
-}
-
-ScalarType computing(const Tensor& scores) {
-  return scores.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-void check_contiguous(const Tensor& tensor) {
-  STD_TORCH_CHECK(tensor.is_contiguous(), "wassrank: kernels take contiguous tensors");
-}
 
 void check_sizes(const Rows& rows) {
   if (rows.Q < 0 || rows.N < 0 || rows.K < 0 ||
@@ -63,19 +45,6 @@ void check_sizes(const Rows& rows) {
   if (rows.levels < 1 || rows.levels > kMaxLevels || rows.in_batch < kExcluded || rows.in_batch >= rows.levels) {
     throw std::invalid_argument("wassrank: num_levels or in_batch out of range");
   }
-}
-
-void check_elements(const char* name, const Tensor& tensor, ScalarType dtype, int64_t count) {
-  check_contiguous(tensor);
-  STD_TORCH_CHECK(tensor.scalar_type() == dtype && tensor.numel() == count, "wassrank: ", name,
-                  " is of another dtype or size than the kernels take");
-}
-
-// Of scores where they can be read without waiting for a device: a list must not reach beyond the tensors.
-void check_offsets(const Rows& rows) {
-  bool fit = rows.offsets[0] == 0 && rows.offsets[rows.Q] == rows.N;
-  for (int64_t row = 0; row < rows.Q; ++row) fit &= rows.offsets[row] <= rows.offsets[row + 1];
-  if (!fit) throw std::invalid_argument("wassrank: offsets must rise from 0 to the number of packed scores");
 }
 
 Rows rows_of(const Tensor& scores, const Tensor& labels, const std::optional<Tensor>& mask,
@@ -348,83 +317,6 @@ Tensor grade_order(Tensor values, std::optional<Tensor> offsets) {
 void order_on_cpu(const GradeOrder& args, const Tensor&) {
   if (args.offsets) check_offsets({.offsets = args.offsets, .Q = args.rows, .N = args.columns});
   cpu::kernels().grade_order(args, parallel_for);
-}
-
-// One side of the pairs, but for what the kernels write.
-PointRows point_rows(const char* name, const Tensor& values, const std::optional<Tensor>& weights,
-                     const std::optional<Tensor>& mask, const std::optional<Tensor>& offsets, int64_t pairs) {
-  check_contiguous(values);
-  STD_TORCH_CHECK(values.dim() == (offsets ? 1 : 2), "wassrank: ", name, " values are [pairs, n]; packed [T]");
-  PointRows side{};
-  side.values = values.data_ptr();
-  side.columns = values.size(values.dim() - 1);
-  STD_TORCH_CHECK(side.columns < int64_t{1} << 31, "wassrank: places are counted in 32 bits");
-  // Whether there is one row for all pairs.
-  const auto is_shared = [&](const Tensor& tensor) {
-    check_contiguous(tensor);
-    STD_TORCH_CHECK(tensor.dim() == values.dim() && tensor.size(tensor.dim() - 1) == side.columns, "wassrank: ", name,
-                    " weights or mask do not have the shape of its values");
-    const int64_t rows = offsets ? pairs : tensor.size(0);
-    STD_TORCH_CHECK(rows == pairs || rows == 1, "wassrank: ", name, " rows are neither one nor as many as pairs");
-    return rows != pairs;
-  };
-  side.values_shared = is_shared(values);
-  if (weights) {
-    STD_TORCH_CHECK(weights->scalar_type() == computing(values), "wassrank: weights are of the computing dtype");
-    side.weights = weights->data_ptr();
-    side.weights_shared = is_shared(*weights);
-  }
-  if (mask) {
-    STD_TORCH_CHECK(mask->scalar_type() == ScalarType::Bool, "wassrank: mask is of bools");
-    side.mask = static_cast<const bool*>(mask->data_ptr());
-    side.mask_shared = is_shared(*mask);
-  }
-  if (offsets) {
-    check_elements("offsets", *offsets, ScalarType::Long, pairs + 1);
-    side.offsets = static_cast<const int64_t*>(offsets->data_ptr());
-    if (values.is_cpu()) check_offsets({.offsets = side.offsets, .Q = pairs, .N = side.columns});
-  }
-  return side;
-}
-
-// What either side of the pairs is given as.
-struct PointInputs {
-  const Tensor& values;
-  const std::optional<Tensor>&weights, &mask, &offsets;
-};
-using PairOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
-
-// Calls run(args) with all that the kernels are told.
-template <class RunPairs>
-PairOutputs couple_pairs(const PointInputs& u, const PointInputs& v, int64_t pairs, int64_t wanted, double p,
-                         RunPairs run) {
-  const Tensor& u_values = u.values;
-  STD_TORCH_CHECK(u_values.scalar_type() == v.values.scalar_type(), "wassrank: both sides' values have one dtype");
-  Wasserstein1d args{};
-  args.u = point_rows("u", u_values, u.weights, u.mask, u.offsets, pairs);
-  args.v = point_rows("v", v.values, v.weights, v.mask, v.offsets, pairs);
-  args.pairs = pairs;
-  args.dtype = dtype_of(u_values);
-  args.p = p;
-  const ScalarType dtype = computing(u_values);
-  const auto room = [&](const PointRows& side, int bit) {
-    if ((wanted >> bit & 1) == 0) return torch::stable::new_empty(u_values, {0}, dtype);
-    if (side.offsets) return torch::stable::new_empty(u_values, {side.columns}, dtype);
-    return torch::stable::new_empty(u_values, {pairs, side.columns}, dtype);
-  };
-  const auto address = [&](const Tensor& of, int bit) { return (wanted >> bit & 1) != 0 ? of.data_ptr() : nullptr; };
-  const Tensor loss = torch::stable::new_empty(u_values, {pairs}, dtype);
-  const Tensor u_slope = room(args.u, 0), v_slope = room(args.v, 1);
-  const Tensor u_potential = room(args.u, 2), v_potential = room(args.v, 3);
-  STD_TORCH_CHECK((!(wanted & 4) || u.weights) && (!(wanted & 8) || v.weights),
-                  "wassrank: weights that are not given have no gradient");
-  args.loss = loss.data_ptr();
-  args.u.slope = address(u_slope, 0);
-  args.v.slope = address(v_slope, 1);
-  args.u.potential = address(u_potential, 2);
-  args.v.potential = address(v_potential, 3);
-  run(args);
-  return {loss, u_slope, v_slope, u_potential, v_potential};
 }
 
 PairOutputs wasserstein_1d_on_cpu(Tensor u_values, Tensor v_values, std::optional<Tensor> u_weights,

@@ -5,7 +5,6 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <stdexcept>
@@ -149,80 +148,38 @@ void gaussian_gradient(const GaussianCall& call, Address row, Address columns, A
       });
 }
 
-// wassrank/gaussian/algebra.py, on the CPU.
-inline void gaussian_columns(Address everyone, Address moments, int64_t Q, int64_t N, bool diagonal, Address columns,
-                             Address numbers, Address impossible) {
-  cpu::kernels().gaussian_algebra->columns(at<double>(everyone), at<double>(moments), Q, N, diagonal,
-                                           at<double>(columns), at<double>(numbers), at<bool>(impossible));
-}
-
-inline void gaussian_centred(Address R, Address row, Address everyone, Address numbers, int64_t rows, int64_t Q,
-                             Address products) {
-  cpu::kernels().gaussian_algebra->centred(at<double>(R), at<double>(row), at<double>(everyone), at<double>(numbers),
-                                           rows, Q, at<double>(products));
-}
-
-inline void gaussian_overlap(Address products, Address total, Address row, Address numbers, int64_t rows, int64_t Q,
-                             Address A) {
-  cpu::kernels().gaussian_algebra->overlap(at<double>(products), at<double>(total), at<double>(row),
-                                           at<double>(numbers), rows, Q, at<double>(A));
-}
-
-inline void gaussian_finish(Address norm, Address W, Address products, Address sums, Address everyone, Address numbers,
-                            int64_t rows, int64_t Q, double eps, Address distance, Address scaled_W, Address along,
-                            Address everywhere) {
-  cpu::kernels().gaussian_algebra->finish(at<double>(norm), at<double>(W), at<double>(products), at<double>(sums),
-                                          at<double>(everyone), at<double>(numbers), rows, Q, eps, at<double>(distance),
-                                          at<double>(scaled_W), at<double>(along), at<double>(everywhere));
-}
-
-// wassrank/gaussian/split_svd.py.
-inline int64_t gram_eigenvectors(Address gram, int64_t n, double split, Address V) {
-  return cpu::kernels().gaussian_algebra->gram_eigenvectors(at<double>(gram), n, split, at<double>(V));
-}
-
-inline double polar_factor(Address X, Address V, int64_t n, int64_t lower, double noise, double eps) {
-  return cpu::kernels().gaussian_algebra->polar_factor(at<double>(X), at<double>(V), n, lower, noise, eps);
-}
-
-inline bool small_polar_factor(Address A, Address noise, int64_t n, double split, int64_t most, double eps,
-                               Address norm, Address W) {
-  return cpu::kernels().gaussian_algebra->small_polar_factor(at<double>(A), n, split, most, *at<double>(noise), eps,
-                                                             at<double>(norm), at<double>(W));
-}
-
-// wassrank/gaussian/native_step.py: the forward of a small batch of one process, in the form of blocks, with the whole
-// covariance. `room`: 4 (Q^2 + Q + N) doubles. Returns whether it came to the end (a score of -inf, or a factor that is
-// not found this way, leaves it to others), and a label that cannot be.
+// wassrank/gaussian/native_step.py, on the CPU.
 template <cpu::ParallelFor parallel_for>
 std::pair<bool, std::optional<double>> gaussian_small_forward(const GaussianCall& call, double split, double eps,
                                                               Address row, Address excess, Address columns,
                                                               Address along, Address W, Address everywhere,
                                                               Address flag, Address distance, Address room) {
-  const GaussianBatch& batch = call.batch;
-  const int64_t Q = batch.Q, N = batch.N;
-  const cpu::GaussianPasses& passes = cpu::kernels().gaussian[static_cast<int>(batch.dtype)];
-  const cpu::GaussianAlgebra& algebra = *cpu::kernels().gaussian_algebra;
-  double* const state = at<double>(row);
-  double *const moments = at<double>(room), *const R = moments + 4 * N, *const products = R + Q * Q,
-                *const A = products + Q * Q, *const factor = A + Q * Q, *const sums = factor + Q * Q,
-                *const total = sums + 3 * Q;
-  double numbers[4], norm;
-  if (const auto stray = passes.rows(batch, state, at<double>(excess), parallel_for)) return {false, stray};
-  passes.moments(batch, state, moments, parallel_for);
-  algebra.columns(state, moments, Q, N, false, at<double>(columns), numbers, at<bool>(flag));
-  if (*at<bool>(flag)) return {false, std::nullopt};
-  passes.products(batch, state, at<double>(columns), at<double>(excess), sums, R, parallel_for);
-  algebra.centred(R, state, state, numbers, Q, Q, products);
-  std::fill(total, total + Q, 0.0);
-  for (int64_t i = 0; i < Q; ++i) {
-    for (int64_t j = 0; j < Q; ++j) total[j] += products[i * Q + j];
-  }
-  algebra.overlap(products, total, state, numbers, Q, Q, A);
-  if (!algebra.small_polar_factor(A, Q, split, Q / 2, numbers[2], eps, &norm, factor)) return {false, std::nullopt};
-  algebra.finish(&norm, factor, products, sums, state, numbers, Q, Q, eps, at<double>(distance), at<double>(W),
-                 at<double>(along), at<double>(everywhere));
-  return {true, std::nullopt};
+  const cpu::GaussianForward to{.row = at<double>(row),
+                                .excess = at<double>(excess),
+                                .columns = at<double>(columns),
+                                .along = at<double>(along),
+                                .W = at<double>(W),
+                                .everywhere = at<double>(everywhere),
+                                .distance = at<double>(distance),
+                                .flag = at<bool>(flag),
+                                .room = at<double>(room)};
+  const auto& passes = cpu::kernels().gaussian[static_cast<int>(call.batch.dtype)];
+  return passes.small_forward(call.batch, to, split, eps, parallel_for);
+}
+
+// wassrank/gaussian/split_svd.py.
+inline int64_t gram_eigenvectors(Address gram, int64_t n, double split, Address V) {
+  return cpu::kernels().polar->gram_eigenvectors(at<double>(gram), n, split, at<double>(V));
+}
+
+inline double polar_factor(Address X, Address V, int64_t n, int64_t lower, double noise, double eps) {
+  return cpu::kernels().polar->of_eigenvectors(at<double>(X), at<double>(V), n, lower, noise, eps);
+}
+
+inline bool small_polar_factor(Address A, Address noise, int64_t n, double split, int64_t most, double eps,
+                               Address norm, Address W) {
+  return cpu::kernels().polar->small(at<double>(A), n, split, most, *at<double>(noise), eps, at<double>(norm),
+                                     at<double>(W));
 }
 
 // Into wassrank._C.
@@ -241,10 +198,6 @@ void define_gaussian_passes(pybind11::module_& module) {
   define("gaussian_along", &gaussian_along<parallel_for>);
   define("gaussian_gradient", &gaussian_gradient<parallel_for>);
   define("gaussian_small_forward", &gaussian_small_forward<parallel_for>);
-  define("gaussian_columns", &gaussian_columns);
-  define("gaussian_centred", &gaussian_centred);
-  define("gaussian_overlap", &gaussian_overlap);
-  define("gaussian_finish", &gaussian_finish);
   define("gram_eigenvectors", &gram_eigenvectors);
   define("polar_factor", &polar_factor);
   define("small_polar_factor", &small_polar_factor);

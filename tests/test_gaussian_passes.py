@@ -1,4 +1,5 @@
-"""Each of the native passes and pieces of algebra of the batch-Gaussian distance against the same in plain torch."""
+"""Each of the native passes of the batch-Gaussian distance against the same in plain torch, and what C++ puts together
+of them."""
 
 from __future__ import annotations
 
@@ -8,17 +9,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import gaussian_passes as plain
 import pytest
 import torch
+from gaussian_passes import PlainPasses
 from test_cpu_kernels import offered_here
 from test_gaussian_wasserstein import FORMS, arguments_of_form
 from torch import Tensor
 
 from wassrank import _C
-from wassrank.gaussian import algebra, native_algebra
+from wassrank.codes import Target
+from wassrank.gaussian import distance, native_step
+from wassrank.gaussian.distance import Kept
 from wassrank.gaussian.native import Native
 from wassrank.gaussian.passes import Arguments, Column, Row, Turned
+from wassrank.gaussian.split_svd import SMALL
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 LABEL_DTYPES = [torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.float32, torch.float64]
@@ -45,30 +49,30 @@ def close(got: Tensor, want: Tensor, rounding: float = 1e-13) -> None:
 def check_passes(a: Arguments, first: int = 0) -> None:
     passes = Native(a, first)
     N, K = a.scores.shape[1], a.labels.shape[1]
-    row, own = passes.rows(a, first)
-    want_row, want_own = plain.rows(a, first)
+    row, own = passes.rows()
+    want_row, want_own = PlainPasses(a, first).rows()
     close(row, want_row)
     close(own, want_own)
 
-    close(passes.moments(a, first, row), plain.moments(a, first, row))
+    close(passes.moments(row), PlainPasses(a, first).moments(row))
     generator = torch.Generator().manual_seed(30)
     columns = torch.rand(len(Column), N, generator=generator, dtype=torch.float64) / N
     excess = torch.randn(N, generator=generator, dtype=torch.float64)
     for some in (excess, excess[:0]) if a.blocks else (excess[:0],):
         for got, want in zip(
-            passes.products(a, first, row, columns, some, None),
-            plain.products(a, first, row, columns, some, None),
+            passes.products(row, columns, some, None),
+            PlainPasses(a, first).products(row, columns, some, None),
             strict=True,
         ):
             close(got, want)
     for begin, end in ((0, N), (5, 77), (N - 1, N)):
         for got, want in zip(
-            passes.tiles(a, first, row, columns, begin, end),
-            plain.tiles(a, first, row, columns, begin, end),
+            passes.tiles(row, columns, begin, end),
+            PlainPasses(a, first).tiles(row, columns, begin, end),
             strict=True,
         ):
             close(got, want)
-    close(passes.along(a, first, row, columns), plain.along(a, first, row, columns))
+    close(passes.along(row, columns), PlainPasses(a, first).along(row, columns))
 
     along, everywhere = torch.randn(2, len(row), generator=generator, dtype=torch.float64) / N
     W = torch.randn(len(row), N // K, generator=generator, dtype=torch.float64)
@@ -79,8 +83,8 @@ def check_passes(a: Arguments, first: int = 0) -> None:
     for begin, end, turned in cases:
         got, want = torch.zeros_like(a.scores), torch.zeros_like(a.scores)
         scale = torch.tensor(3.0, dtype=torch.float64)
-        passes.gradient(a, first, row, columns, along, scale, got, begin, end, turned)
-        plain.gradient(a, first, row, columns, along, scale, want, begin, end, turned)
+        passes.gradient(row, columns, along, scale, got, begin, end, turned)
+        PlainPasses(a, first).gradient(row, columns, along, scale, want, begin, end, turned)
         rounding = {torch.float64: 1e-13, torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
         close(got, want, rounding[a.scores.dtype])
 
@@ -111,8 +115,8 @@ def test_every_instruction_set(instruction_set: str) -> None:
         "    for dtype in t.DTYPES:\n"
         "        t.test_every_pass_in_every_form(name, dtype)\n"
         "    t.test_rows_of_a_larger_batch(name)\n"
-        "t.test_algebra_is_that_in_torch(False)\n"
-        "t.test_algebra_is_that_in_torch(True)\n"
+        "    t.test_one_call_for_a_small_batch_is_the_passes_and_the_algebra(name, 0.0, True)\n"
+        "    t.test_one_call_for_a_small_batch_is_the_passes_and_the_algebra(name, 1e-3, False)\n"
         "for n in (1, 2, 7, 33, 64, 96):\n"
         "    t.test_eigenvectors_of_small_matrices(n)\n"
     )
@@ -142,55 +146,60 @@ def test_a_score_that_is_no_number(value: float) -> None:
     a = arguments("own", torch.float32)
     a.scores[4, 5] = value
     passes = Native(a, 0)
-    row, own = passes.rows(a, 0)
+    row, own = passes.rows()
     assert row[4, Row.INVERSE].isnan()
-    close(row[:, 1:], plain.rows(a, 0)[0][:, 1:])  # but for TOP, which nobody asks for then
-    close(passes.moments(a, 0, row), plain.moments(a, 0, row))
+    close(row[:, 1:], PlainPasses(a, 0).rows()[0][:, 1:])  # but for TOP, which nobody asks for then
+    close(passes.moments(row), PlainPasses(a, 0).moments(row))
 
 
 def test_the_first_label_that_cannot_be_is_named_if_its_passage_takes_part() -> None:
     a = arguments("own", torch.float32)
     a.labels[3, 2], a.labels[7, 0] = 2**32 + 1, -1
     with pytest.raises(ValueError, match=f"grade {2**32 + 1}, but grades"):
-        Native(a, 0).rows(a, 0)
+        Native(a, 0).rows()
     mask = torch.ones(a.scores.shape[1], dtype=torch.bool)
     mask[3 * 9 + 2] = False
     masked = a._replace(mask=mask)
     with pytest.raises(ValueError, match="grade -1, but grades"):
-        Native(masked, 0).rows(masked, 0)
+        Native(masked, 0).rows()
     floats = a._replace(labels=a.labels.double().masked_fill(a.labels == -1, torch.nan), num_levels=None)
     with pytest.raises(ValueError, match="labels hold nan: a passage"):
-        Native(floats, 0).rows(floats, 0)
+        Native(floats, 0).rows()
 
 
-@pytest.mark.parametrize("diagonal", [False, True])
-def test_algebra_is_that_in_torch(diagonal: bool) -> None:
-    a = arguments("own", torch.float64)
-    mask = torch.ones_like(a.scores, dtype=torch.bool)
-    mask[5] = False  # no sample
-    a = a._replace(mask=mask, diagonal=diagonal, eps=0.0 if diagonal else 1e-3)
-    passes = Native(a, 0)
-    row, _ = passes.rows(a, 0)
-    moments = passes.moments(a, 0, row)
-    found = [module.columns(row, moments, diagonal) for module in (native_algebra, algebra)]
-    for got, want in zip(*found, strict=True):
-        close(got, want)
-    _, numbers, _ = found[0]
-    generator = torch.Generator().manual_seed(33)
-    R, W = torch.randn(2, 6, 17, generator=generator, dtype=torch.float64)
-    sums = torch.randn(6, 3, generator=generator, dtype=torch.float64)
-    total, norm = torch.randn(17, generator=generator, dtype=torch.float64), torch.tensor(2.0, dtype=torch.float64)
-    some = row[2:8].contiguous()
-    native, torch_ = (
-        (
-            module.centred(R, some, row, numbers),
-            module.overlap(R, total, some, numbers),
-            *module.finish(norm, W, R, sums, row, numbers, a.eps),
+def whole(name: str, eps: float, samples: bool) -> Arguments:
+    """A form that one call of C++ may compute; without `samples` two rows are none."""
+    a = arguments(name, torch.float64)._replace(eps=eps)
+    if not samples:
+        a.labels[[5, 11]] = 0
+        a = a._replace(target_kind=int(Target.linear), target=None)
+    return a
+
+
+@pytest.mark.parametrize("samples", [True, False])
+@pytest.mark.parametrize("eps", [0.0, 1e-3])
+@pytest.mark.parametrize("name", FORMS)
+def test_one_call_for_a_small_batch_is_the_passes_and_the_algebra(name: str, eps: float, samples: bool) -> None:
+    a = whole(name, eps, samples)
+    want, want_kept = distance.forward(Native(a, 0), a)
+    found = native_step.forward(a)
+    if not a.blocks or want_kept.flag:
+        assert found is None
+        return
+    assert found is not None
+    loss, kept = found
+    close(loss, want)
+    for field in Kept._fields:
+        close(
+            getattr(kept, field), getattr(want_kept, field), 1e-10 if field in ("W", "along", "everywhere") else 1e-13
         )
-        for module in (native_algebra, algebra)
-    )
-    for got, want in zip(native, torch_, strict=True):
-        close(got, want)
+
+
+def test_one_call_is_not_for_the_diagonal_nor_for_many_rows() -> None:
+    a = arguments("own", torch.float64)
+    assert native_step.forward(a._replace(diagonal=True)) is None
+    scores, labels = torch.randn(SMALL + 1, SMALL + 1), torch.zeros(SMALL + 1, 1, dtype=torch.int64)
+    assert native_step.forward(Arguments(scores, labels)) is None
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 33, 64, 96])

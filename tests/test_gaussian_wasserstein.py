@@ -6,10 +6,10 @@ import math
 import warnings
 from typing import Any
 
-import gaussian_passes as plain
 import numpy as np
 import pytest
 import torch
+from gaussian_passes import PlainPasses
 from numpy.typing import NDArray
 from scipy.linalg import null_space, sqrtm
 from torch import Tensor
@@ -459,8 +459,8 @@ def test_a_gpu_need_not_be_asked_for_its_flag(name: str, monkeypatch: pytest.Mon
     scores, labels, options = form(name)
     want = step(scores, labels, backend="torch", **options)
     a = a._replace(scores=scores.detach())
-    loss, kept = distance.forward(plain, a)
-    gradient = distance.backward(plain, a, kept, torch.ones_like(loss))
+    loss, kept = distance.forward(PlainPasses(a, 0), a)
+    gradient = distance.backward(PlainPasses(a, 0), a, kept, torch.ones_like(loss))
     assert abs(loss - want[0]) <= 1e-11 * want[0]
     assert (gradient - want[1]).norm() <= 1e-11 * want[1].norm()
 

@@ -10,11 +10,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-import gaussian_passes as plain
 import pytest
 import test_gaussian_wasserstein as gaussian
 import test_triton
 import torch
+from gaussian_passes import PlainPasses
 from test_gaussian_wasserstein import DTYPES, FORMS, form, step
 from test_triton import INTERPRETED, Guards, Holes, once_outside, run_in_the_interpreter, run_last
 from torch import Tensor
@@ -68,9 +68,10 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def passes(tile: str = "as on a GPU") -> Any:
+    """Called as the class is."""
     from wassrank.triton.gaussian_wasserstein import GaussianPasses, GaussianTile
 
-    return GaussianPasses(GaussianTile(**TILES[tile]))
+    return functools.partial(GaussianPasses, tile=GaussianTile(**TILES[tile]))
 
 
 def arguments(
@@ -119,6 +120,7 @@ def check_every_pass(
     gradient_rounding: float = 1e-12,
 ) -> None:
     """Against plain torch's, each on the same state: that of plain torch."""
+    ours, plain = ours(a, first), PlainPasses(a, first)
     (Q, N), K = a.scores.shape, a.labels.shape[1]
     generator = torch.Generator().manual_seed(5)
     same = functools.partial(torch.testing.assert_close, rtol=1e-12, atol=1e-15, equal_nan=True)
@@ -126,14 +128,14 @@ def check_every_pass(
     def random(*shape: int) -> Tensor:
         return torch.rand(shape, generator=generator, dtype=torch.float64).to(a.scores.device)
 
-    want = plain.rows(a, first)
-    same(ours.rows(a, first), want)
+    want = plain.rows()
+    same(ours.rows(), want)
     row, excess = want
-    moments = plain.moments(a, first, row)
-    same(ours.moments(a, first, row), moments)
+    moments = plain.moments(row)
+    same(ours.moments(row), moments)
     columns = torch.cat([moments[[0, 2]] / max(Q, 1), random(2, N)])
-    along = plain.along(a, first, row, columns)
-    same(ours.along(a, first, row, columns), along)
+    along = plain.along(row, columns)
+    same(ours.along(row, columns), along)
 
     excess = random(N) if a.blocks and first else excess.reshape(-1)
     one, W, everywhere = flags if a.blocks else (None,), random(Q, N // max(K, 1)), random(Q)
@@ -141,16 +143,16 @@ def check_every_pass(
     for flag in one:
         device_flag = None if flag is None else torch.tensor(flag, device=a.scores.device)
         same(
-            ours.products(a, first, row, columns, excess, device_flag),
-            plain.products(a, first, row, columns, excess, device_flag),
+            ours.products(row, columns, excess, device_flag),
+            plain.products(row, columns, excess, device_flag),
         )
         if a.blocks:
             turned.append(Turned(W, everywhere, excess, device_flag))
     begin, end = N // 5, N - N // 7  # no power of two, and neither end of the row
     for columns_begin, columns_end in ((0, N), (begin, end)):
         same(
-            ours.tiles(a, first, row, columns, columns_begin, columns_end),
-            plain.tiles(a, first, row, columns, columns_begin, columns_end),
+            ours.tiles(row, columns, columns_begin, columns_end),
+            plain.tiles(row, columns, columns_begin, columns_end),
         )
     for subtracted in turned:
         whole = not isinstance(subtracted, Tensor)
@@ -158,8 +160,8 @@ def check_every_pass(
         part = subtracted[:, begin:end].contiguous() if isinstance(subtracted, Tensor) else subtracted
         got, expected = torch.full_like(a.scores, 7), torch.full_like(a.scores, 7)
         scale = torch.tensor(1.3, dtype=torch.float64, device=a.scores.device)
-        ours.gradient(a, first, row, columns, along, scale, got, *at, part)
-        plain.gradient(a, first, row, columns, along, scale, expected, *at, part)
+        ours.gradient(row, columns, along, scale, got, *at, part)
+        plain.gradient(row, columns, along, scale, expected, *at, part)
         torch.testing.assert_close(got, expected, rtol=gradient_rounding, atol=1e-15, equal_nan=True)
 
 
@@ -206,7 +208,7 @@ def test_labels_of_every_type(dtype: torch.dtype, device: str) -> None:
     for name in ("own", "dense"):
         scores, labels, options = form(name)
         a = arguments(scores, labels.to(dtype), options, device)
-        torch.testing.assert_close(passes().rows(a, 0), plain.rows(a, 0), rtol=1e-13, atol=0)
+        torch.testing.assert_close(passes()(a, 0).rows(), PlainPasses(a, 0).rows(), rtol=1e-13, atol=0)
 
 
 SIZES = [(1, 7), (2, 1), (3, 2), (5, 33), (3, 130), (0, 3), (3, 0)]
@@ -234,18 +236,20 @@ def test_rows_that_are_no_samples(in_batch: float | None, device: str) -> None:
     mask[2] = mask[9] = False
     options = {"mask": mask, "target": "linear", "in_batch": in_batch}
     a = arguments(scores, labels, options, device)
-    row, _ = plain.rows(a, 0)
+    row, _ = PlainPasses(a, 0).rows()
     assert (row[:, Row.INVERSE] == 0).nonzero().flatten().tolist() == [2, 5, 9]
-    got, _ = passes().rows(a, 0)
+    got, _ = passes()(a, 0).rows()
     assert (got[:, Row.INVERSE] == 0).nonzero().flatten().tolist() == [2, 5, 9]
     clean = a._replace(scores=a.scores.nan_to_num())
-    for one, other in zip(tiles_and_moments(a, got), tiles_and_moments(clean, plain.rows(clean, 0)[0]), strict=True):
+    for one, other in zip(
+        tiles_and_moments(a, got), tiles_and_moments(clean, PlainPasses(clean, 0).rows()[0]), strict=True
+    ):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-15)
 
 
 def tiles_and_moments(a: Arguments, row: Tensor) -> tuple[Tensor, ...]:
     columns = row.new_zeros(2, a.scores.shape[1])
-    return (*passes().tiles(a, 0, row, columns, 0, a.scores.shape[1]), passes().moments(a, 0, row))
+    return (*passes()(a, 0).tiles(row, columns, 0, a.scores.shape[1]), passes()(a, 0).moments(row))
 
 
 @pytest.mark.parametrize("name", ["own masked", "own excluded", "dense masked", "own floats"])
@@ -360,16 +364,16 @@ def test_offsets_past_two_to_the_31st_element(
         num_levels=4,
         temperature=0.5,
     )
-    ours = passes()
-    (row, excess), rows = ours.plan_rows(a, 0)
+    ours = passes()(a, 0)
+    (row, excess), rows = ours.plan_rows()
     columns, along, scale, out = empty((4, N)), empty(Q), empty(()), torch.empty_like(a.scores)
     flag = empty((), dtype=torch.bool)
     w = excess.view(-1)
-    _, products = ours.plan_products(a, 0, row, columns, w, flag)
+    _, products = ours.plan_products(row, columns, w, flag)
     begin = N - 3000
     turned = Turned(empty((Q, Q)), empty(Q), w, flag)
-    gradient = ours.plan_gradient(a, 0, row, columns, along, scale, out, begin, N, turned)
-    _, tiles = ours.plan_tiles(a, 0, row, columns, 0, N)
+    gradient = ours.plan_gradient(row, columns, along, scale, out, begin, N, turned)
+    _, tiles = ours.plan_tiles(row, columns, 0, N)
     holes = Holes(tmp_path)
     rows, products, gradient, tiles = (holes.under(launch) for launch in (rows, products, gradient, tiles))
 
@@ -383,7 +387,7 @@ def test_offsets_past_two_to_the_31st_element(
     given["mask"][-K:] = True
     # As a process has them whose only row this is.
     small = Arguments(given["scores"][last], given["labels"][last], None, given["mask"], *a[4:])
-    want_row, want_excess = plain.rows(small, first)
+    want_row, want_excess = PlainPasses(small, first).rows()
     run_last(rows, monkeypatch)
     same = functools.partial(torch.testing.assert_close, rtol=1e-10, atol=1e-12)
     same((given["state"][last], given["excess"][last]), (want_row, want_excess))
@@ -392,11 +396,11 @@ def test_offsets_past_two_to_the_31st_element(
     whole = products.arguments["excess"].copy_(torch.rand(N, generator=generator))
     run_last(products, monkeypatch)
     got = products.arguments["sums"][last], products.arguments["products"][last]
-    same(got, plain.products(small, first, want_row, means, whole, None))
+    same(got, PlainPasses(small, first).products(want_row, means, whole, None))
 
     run_last(tiles, monkeypatch)
     got = tiles.arguments["tile_P"][last], tiles.arguments["tile_E_T"][last]
-    same(got, plain.tiles(small, first, want_row, means, 0, N))
+    same(got, PlainPasses(small, first).tiles(want_row, means, 0, N))
 
     at = gradient.arguments
     at["scale"].fill_(3)
@@ -405,7 +409,7 @@ def test_offsets_past_two_to_the_31st_element(
     at["W"][last] = torch.rand((1, Q), generator=generator)
     want = torch.zeros(1, N, dtype=torch.float64)
     parts = Turned(at["W"][last], at["everywhere"][last], whole, None)
-    plain.gradient(small, first, want_row, means, at["along"][last], at["scale"], want, 0, N, parts)
+    PlainPasses(small, first).gradient(want_row, means, at["along"][last], at["scale"], want, 0, N, parts)
     run_last(gradient, monkeypatch)
     torch.testing.assert_close(at["gradient"][last, begin:].double(), want[:, begin:], rtol=2**-7, atol=1e-12)
     assert holes.committed() < 2**24

@@ -38,7 +38,6 @@ enum Row { kTop, kInverse, kLabelTop, kLabelInverse, kRest, kImpossible, kRowSta
 enum Moment { kSumP, kSquaresP, kSumT, kSquaresT, kMoments };
 enum Sum { kSquares, kAlongMean, kApart, kSums };
 enum Column { kMeanP, kMeanT, kX, kY, kColumns };
-enum Number { kSamples, kF, kNoise, kDistance, kNumbers };  // algebra.py's
 
 // What W E_T takes off the gradient (passes.py's `turned`): nothing, where all are null; a tile; or its parts.
 struct Turned {

@@ -42,7 +42,7 @@ class Staircase {
         if (close_both()) return cost_;
       } else {
         ship(std::min(F, G));
-        F < G ? close_u() : close_v();
+        F < G ? close(u_, i_, slope_u_, phi_) : close(v_, j_, slope_v_, psi_);
       }
     }
   }
@@ -64,27 +64,16 @@ class Staircase {
   }
 
   // Never past a side's last point: its height is 1, which ties with the other's end.
-  void close_u() {
+  void close(const LineSide<C>& side, int64_t& at, double& slope, double& potential) {
     if constexpr (kGradients) {
-      u_.slope[i_] = slope_u_;
-      slope_u_ = 0;
+      side.slope[at] = slope;
+      slope = 0;
     }
-    ++i_;
+    ++at;
     const double before = ground_cost_;
     distance_ = between(i_, j_);
     ground_cost_ = ground_.of(distance_);
-    if constexpr (kGradients) u_.potential[i_] = phi_ += ground_cost_ - before;
-  }
-  void close_v() {
-    if constexpr (kGradients) {
-      v_.slope[j_] = slope_v_;
-      slope_v_ = 0;
-    }
-    ++j_;
-    const double before = ground_cost_;
-    distance_ = between(i_, j_);
-    ground_cost_ = ground_.of(distance_);
-    if constexpr (kGradients) v_.potential[j_] = psi_ += ground_cost_ - before;
+    if constexpr (kGradients) side.potential[at] = potential += ground_cost_ - before;
   }
 
   // Potentials rise by the mean of what they do when all of u's points are closed first and when all of v's are.

@@ -61,7 +61,7 @@ std::optional<PairRefusal> wasserstein_1d(const Wasserstein1d& args, ParallelFor
 }  // namespace
 
 extern const GaussianPasses gaussian_passes[];  // gaussian_kernels.cpp
-extern const GaussianAlgebra gaussian_algebra;
+extern const PolarFactor polar_factor_kernels;
 
 }  // namespace WASSRANK_ISA
 
@@ -73,6 +73,6 @@ extern const GaussianAlgebra gaussian_algebra;
 extern const Kernels WASSRANK_JOIN(kernels_, WASSRANK_ISA) = {
     WASSRANK_STRING(WASSRANK_ISA), &WASSRANK_ISA::forward,        &WASSRANK_ISA::backward,
     &WASSRANK_ISA::grade_order,    &WASSRANK_ISA::sorted_forward, &WASSRANK_ISA::sorted_backward,
-    &WASSRANK_ISA::wasserstein_1d, WASSRANK_ISA::gaussian_passes, &WASSRANK_ISA::gaussian_algebra};
+    &WASSRANK_ISA::wasserstein_1d, WASSRANK_ISA::gaussian_passes, &WASSRANK_ISA::polar_factor_kernels};
 
 }  // namespace wassrank::cpu

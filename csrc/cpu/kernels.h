@@ -5,6 +5,7 @@
 #include <functional>
 #include <limits>
 #include <optional>
+#include <utility>
 
 #include "common/gaussian.h"
 #include "common/rows.h"
@@ -31,6 +32,13 @@ struct PairRefusal {
   int64_t pair;
 };
 
+// What the forward of the batch-Gaussian distance leaves: wassrank/gaussian/distance.py's Kept, and the distance.
+struct GaussianForward {
+  double *row, *excess, *columns, *along, *W, *everywhere, *distance;
+  bool* flag;
+  double* room;  // 4 (Q^2 + Q + N) for what is in between
+};
+
 // Of the batch-Gaussian distance: wassrank/gaussian/passes.py says what each computes.
 struct GaussianPasses {
   // Returns a label that cannot be, if a passage that takes part has one; the outputs then mean nothing.
@@ -43,23 +51,18 @@ struct GaussianPasses {
   void (*along)(const GaussianBatch&, const double* row, const double* columns, double* along, ParallelFor);
   void (*gradient)(const GaussianBatch&, const double* row, const double* columns, const double* along, double scale,
                    const gaussian::Turned&, int64_t begin, int64_t end, void* gradient, ParallelFor);
+  // All of it, for a small batch: wassrank/gaussian/native_step.py. Returns whether it came to the end (a score of
+  // -inf, or a factor that is not found this way, leaves it to others), and a label that cannot be.
+  std::pair<bool, std::optional<double>> (*small_forward)(const GaussianBatch&, const GaussianForward&, double split,
+                                                          double eps, ParallelFor);
 };
 
-// And between them, wassrank/gaussian/algebra.py and split_svd.py.
-struct GaussianAlgebra {
-  void (*columns)(const double* everyone, const double* moments, int64_t Q, int64_t N, bool diagonal, double* columns,
-                  double* numbers, bool* impossible);
-  void (*centred)(const double* R, const double* row, const double* everyone, const double* numbers, int64_t rows,
-                  int64_t Q, double* products);
-  void (*overlap)(const double* products, const double* total, const double* row, const double* numbers, int64_t rows,
-                  int64_t Q, double* A);
-  void (*finish)(const double* norm, const double* W, const double* products, const double* sums,
-                 const double* everyone, const double* numbers, int64_t rows, int64_t Q, double eps, double* distance,
-                 double* scaled_W, double* along, double* everywhere);
+// And its polar factor: wassrank/gaussian/split_svd.py.
+struct PolarFactor {
   int64_t (*gram_eigenvectors)(const double* gram, int64_t n, double split, double* V);
-  double (*polar_factor)(double* X, double* V, int64_t n, int64_t lower, double noise, double eps);
-  bool (*small_polar_factor)(const double* A, int64_t n, double split, int64_t most, double noise, double eps,
-                             double* norm, double* W);
+  double (*of_eigenvectors)(double* X, double* V, int64_t n, int64_t lower, double noise, double eps);
+  bool (*small)(const double* A, int64_t n, double split, int64_t most, double noise, double eps, double* norm,
+                double* W);
 };
 
 struct Kernels {
@@ -72,7 +75,7 @@ struct Kernels {
   void (*sorted_losses_backward)(const SortedBackward&, ParallelFor);
   std::optional<PairRefusal> (*wasserstein_1d)(const Wasserstein1d&, ParallelFor);
   const GaussianPasses* gaussian;  // one for each Dtype
-  const GaussianAlgebra* gaussian_algebra;
+  const PolarFactor* polar;
 };
 
 // Compiled from the same sources with other flags; see setup.py.

@@ -53,8 +53,8 @@ class Wasserstein1dPass {
     if (args_.pairs == 0) return std::nullopt;
     Sorter sorter;
     std::optional<SortedPoints<C>> shared_u, shared_v;
-    if (is_shared(args_.u)) sorter.sort(args_.u, 0, shared_u.emplace());
-    if (is_shared(args_.v)) sorter.sort(args_.v, 0, shared_v.emplace());
+    if (args_.u.order_shared()) sorter.sort(args_.u, 0, shared_u.emplace());
+    if (args_.v.order_shared()) sorter.sort(args_.v, 0, shared_v.emplace());
 
     const int64_t points = size(args_.u) + size(args_.v);
     parallel_for(args_.pairs, rows_a_thread(points, args_.pairs), [&](int64_t first, int64_t last) {
@@ -118,11 +118,6 @@ class Wasserstein1dPass {
       }
     }
   };
-
-  // Whether all pairs have the same points.
-  static bool is_shared(const PointRows& side) {
-    return !side.offsets && side.values_shared && (!side.mask || side.mask_shared);
-  }
 
   int64_t size(const PointRows& side) const { return side.offsets ? side.columns : args_.pairs * side.columns; }
 

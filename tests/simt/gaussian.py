@@ -141,12 +141,12 @@ class Call:
 
     def expected(self) -> Found:
         a, (begin, end) = self.a, self.tile
-        row, own = plain.rows(a, self.first)
-        sums, products = plain.products(a, self.first, row, self.columns, self.excess, self.flag)
+        row, own = plain.PlainPasses(a, self.first).rows()
+        sums, products = plain.PlainPasses(a, self.first).products(row, self.columns, self.excess, self.flag)
 
         def gradient(turned: Turned | Tensor | None, columns: tuple[int, int]) -> Tensor:
             out = poison(a.scores)
-            plain.gradient(a, self.first, row, self.columns, self.along, self.scale, out, *columns, turned)
+            plain.PlainPasses(a, self.first).gradient(row, self.columns, self.along, self.scale, out, *columns, turned)
             return out
 
         everything = 0, a.scores.shape[1]
@@ -154,11 +154,11 @@ class Call:
         return Found(
             row,
             own,
-            plain.moments(a, self.first, row),
+            plain.PlainPasses(a, self.first).moments(row),
             sums,
             products,
-            *plain.tiles(a, self.first, row, self.columns, begin, end),
-            plain.along(a, self.first, row, self.columns),
+            *plain.PlainPasses(a, self.first).tiles(row, self.columns, begin, end),
+            plain.PlainPasses(a, self.first).along(row, self.columns),
             gradient(None, everything),
             gradient(self.turned, self.tile),
             gradient(parts, everything) if self.blocks else a.scores[:0],
@@ -189,8 +189,8 @@ def call(
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     a = a._replace(scores=a.scores.detach(), temperature=0.7)
-    row, own = plain.rows(a, 0)
-    moments, n = plain.moments(a, 0, row), (row[:, Row.INVERSE] != 0).sum().clamp(min=1)
+    row, own = plain.PlainPasses(a, 0).rows()
+    moments, n = plain.PlainPasses(a, 0).moments(row), (row[:, Row.INVERSE] != 0).sum().clamp(min=1)
     first = 0
     if rows is not None:
         first = rows[0]

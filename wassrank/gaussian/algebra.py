@@ -1,5 +1,5 @@
-"""The algebra between the passes, on [Q, Q] and [N], in torch. On the CPU C++ has the same in a call each
-(csrc/cpu/gaussian_algebra.h): there an operator of torch costs 3 µs however small, and these are a hundred.
+"""The algebra between the passes, on [Q, Q] and [N]. C++ has the same for a small batch on the CPU, where it would take
+longer than the passes (csrc/cpu/gaussian_small_forward.h).
 
 `everyone` is the whole batch's row state [Q, 6]; `row` the part of it that this process has, [q, 6].
 """
@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -26,35 +25,9 @@ class Number(IntEnum):
     DISTANCE = 3  # less 2 ‖A‖_*, where the covariance is whole
 
 
-class Algebra(Protocol):
-    def columns(self, everyone: Tensor, moments: Tensor, diagonal: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """[4, N] as `Column`; [4] as `Number`; [] bool: some score of one that would take part is −inf. `moments` are
-        the whole batch's."""
-        ...
-
-    def centred(self, R: Tensor, row: Tensor, everyone: Tensor, numbers: Tensor) -> Tensor:
-        """⟨P_i, E_T,j⟩, [q, Q], in the form of blocks."""
-        ...
-
-    def overlap(self, products: Tensor, total: Tensor, row: Tensor, numbers: Tensor) -> Tensor:
-        """This process's rows of A, [q, Q], from ⟨P_i, E_T,j⟩ and its sum over all i, [Q]."""
-        ...
-
-    def finish(
-        self,
-        norm: Tensor,  # []: Σ √(σ² + eps) of A's singular values
-        W: Tensor,  # [q, Q]: these rows of its polar factor
-        products: Tensor,  # [q, Q]
-        sums: Tensor,  # [q, 3]
-        everyone: Tensor,
-        numbers: Tensor,
-        eps: float,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The distance, []; 2f W; ⟨P_i, G_i⟩, [q]; what W E_T is of T's part that a row has everywhere, [q]."""
-        ...
-
-
 def columns(everyone: Tensor, moments: Tensor, diagonal: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """[4, N] as `Column`; [4] as `Number`; [] bool: some score of one that would take part is −inf. `moments` are the
+    whole batch's."""
     n = (everyone[:, Row.INVERSE] != 0).sum(dtype=torch.float64).clamp(min=1)
     f = 1 / (n - 1).clamp(min=1)
     sums, squares = of_both(moments)
@@ -93,23 +66,32 @@ def _deviations(means: Tensor, squares: Tensor, n: Tensor, f: Tensor) -> Tensor:
 
 
 def centred(R: Tensor, row: Tensor, everyone: Tensor, numbers: Tensor) -> Tensor:
+    """⟨P_i, E_T,j⟩, [q, Q], in the form of blocks."""
     one = everyone[:, Row.INVERSE] != 0
     products = R - R.sum(1, keepdim=True) / numbers[Number.SAMPLES] + _centred_rest(everyone, numbers)
     return torch.where((row[:, Row.INVERSE, None] != 0) & one, products, 0.0)
 
 
 def overlap(products: Tensor, total: Tensor, row: Tensor, numbers: Tensor) -> Tensor:
+    """This process's rows of A, [q, Q], from ⟨P_i, E_T,j⟩ and its sum over all i, [Q]."""
     A = (products - total / numbers[Number.SAMPLES]) * numbers[Number.F]
     return torch.where(row[:, Row.INVERSE, None] != 0, A, 0.0)
 
 
 def finish(
-    norm: Tensor, W: Tensor, products: Tensor, sums: Tensor, everyone: Tensor, numbers: Tensor, eps: float
+    norm: Tensor,  # []: Σ √(σ² + eps) of A's singular values
+    W: Tensor,  # [q, Q]: these rows of its polar factor
+    products: Tensor,  # [q, Q]
+    sums: Tensor,  # [q, 3]
+    everyone: Tensor,
+    numbers: Tensor,
+    eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The distance, []; 2f W; ⟨P_i, G_i⟩, [q]; what W E_T is of T's part that a row has everywhere, [q]."""
     n, f, _, distance = numbers.unbind()
     if eps:  # rows that are no samples have no singular value to be added to
         norm = norm - (everyone[:, Row.INVERSE] == 0).sum(dtype=torch.float64) * eps**0.5
-    W = W * (2 * f)
+    W = (W * (2 * f)).contiguous()
     along = 2 * f * (sums[:, Sum.SQUARES] + sums[:, Sum.ALONG_MEAN]) + 2 / n * sums[:, Sum.APART]
     along = along - (W * products).sum(1)
     return distance - 2 * norm, W, along, W @ _centred_rest(everyone, numbers)

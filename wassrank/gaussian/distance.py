@@ -17,11 +17,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wassrank import backends
 from wassrank.reference.rows import compute_dtype
 
-from . import algebra, native_algebra
-from .algebra import Algebra, Number, of_both
+from . import algebra
+from .algebra import Number, of_both
 from .passes import Arguments, Column, Passes, Row, Turned
 from .polar import nuclear_norm_and_factor
 from .world import Alone, World
@@ -49,22 +48,21 @@ def kept_shapes(a: Arguments) -> tuple[tuple[int, ...], ...]:
 
 
 def forward(passes: Passes, a: Arguments, world: World = Alone()) -> tuple[Tensor, Kept]:  # noqa: B008
-    small: Algebra = native_algebra if a.scores.is_cpu and backends.native is not None else algebra
     first = world.first
-    row, own = world.checked(lambda: passes.rows(a, first))
+    row, own = world.checked(passes.rows)
     everyone, excess = world.rows(row), world.rows(own)
-    moments = _merged(passes.moments(a, first, row), row, everyone, world)
-    columns, numbers, flag = small.columns(everyone, moments, a.diagonal)
+    moments = _merged(passes.moments(row), row, everyone, world)
+    columns, numbers, flag = algebra.columns(everyone, moments, a.diagonal)
     if a.diagonal:
         distance = numbers[Number.DISTANCE].clone()
-        along = passes.along(a, first, row, columns)
+        along = passes.along(row, columns)
         W, everywhere = row.new_empty(0, len(everyone)), torch.zeros_like(along)
     else:
-        sums, products = _products(passes, a, world, small, row, everyone, columns, numbers, excess, flag)
-        A = world.rows(small.overlap(products, world.sum(products.sum(0)), row, numbers))
+        sums, products = _products(passes, a, world, row, everyone, columns, numbers, excess, flag)
+        A = world.rows(algebra.overlap(products, world.sum(products.sum(0)), row, numbers))
         norm, W = nuclear_norm_and_factor(A, numbers[Number.NOISE], a.eps, a.scores)
         W = W[first : first + len(row)] if len(W) != len(row) else W
-        distance, W, along, everywhere = small.finish(norm, W, products, sums, everyone, numbers, a.eps)
+        distance, W, along, everywhere = algebra.finish(norm, W, products, sums, everyone, numbers, a.eps)
     return distance.to(compute_dtype(a.scores.dtype)), Kept(row, excess, columns, along, W, everywhere, flag)
 
 
@@ -73,7 +71,7 @@ def backward(passes: Passes, a: Arguments, kept: Kept, grad_loss: Tensor, world:
     scale = grad_loss.double() / a.temperature
 
     def write(begin: int, end: int, turned: Turned | Tensor | None) -> None:
-        passes.gradient(a, world.first, kept.row, kept.columns, kept.along, scale, gradient, begin, end, turned)
+        passes.gradient(kept.row, kept.columns, kept.along, scale, gradient, begin, end, turned)
 
     everything = 0, a.scores.shape[1]
     if a.diagonal:
@@ -103,7 +101,6 @@ def _products(
     passes: Passes,
     a: Arguments,
     world: World,
-    small: Algebra,
     row: Tensor,
     everyone: Tensor,
     columns: Tensor,
@@ -113,14 +110,14 @@ def _products(
 ) -> tuple[Tensor, Tensor]:
     """Row sums, and ⟨P_i, E_T,j⟩, [q, Q]."""
     if not _in_blocks(a, flag, world):
-        sums, _ = passes.products(a, world.first, row, columns, excess.new_empty(0), None)
+        sums, _ = passes.products(row, columns, excess.new_empty(0), None)
         products = row.new_zeros(len(row), len(everyone))
         for _, _, P, E_T in _tiles(passes, a, world, row, columns, len(everyone)):
             products.addmm_(P, E_T.T)
         return sums, products
     unknown = _unknown(flag)
-    sums, R = passes.products(a, world.first, row, columns, excess.view(-1), unknown)
-    products = small.centred(R, row, everyone, numbers)
+    sums, R = passes.products(row, columns, excess.view(-1), unknown)
+    products = algebra.centred(R, row, everyone, numbers)
     return sums, products if unknown is None else torch.where(unknown, R, products)
 
 
@@ -145,5 +142,5 @@ def _tiles(
     width = max((CPU_TILE if a.scores.is_cpu else GPU_TILE) // max(Q, 1), 1)
     for begin in range(0, N, width):
         end = min(begin + width, N)
-        P, E_T = passes.tiles(a, world.first, row, columns, begin, end)
+        P, E_T = passes.tiles(row, columns, begin, end)
         yield begin, end, P, world.rows(E_T)

@@ -88,20 +88,20 @@ class Column(IntEnum):
 
 
 class Passes(Protocol):
-    def rows(self, a: Arguments, first: int) -> tuple[Tensor, Tensor]:
-        """Row state, [Q, 6], and in the form of blocks w, [Q, K], else [0, K]. `first`: columns (first + i)·K … are row
-        i's own, other than 0 where these rows are part of a larger batch. A label that cannot be raises ValueError on
-        the CPU, and elsewhere makes the row NaN."""
+    """Of one call, with its arguments. Where these are rows of a larger batch, `first` is the first one's place in it:
+    columns (first + i)·K … are row i's own."""
+
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """Row state, [Q, 6], and in the form of blocks w, [Q, K], else [0, K]. A label that cannot be raises ValueError
+        on the CPU, and elsewhere makes the row NaN."""
         ...
 
-    def moments(self, a: Arguments, first: int, row: Tensor) -> Tensor:
+    def moments(self, row: Tensor) -> Tensor:
         """[4, N] as `Moment`. Mean first, then squares about it."""
         ...
 
     def products(
         self,
-        a: Arguments,
-        first: int,
         row: Tensor,
         columns: Tensor,  # [2 or more, N]: μ_P, μ_T
         excess: Tensor,  # [N]: w of the whole batch; empty: targets are written out, no R is asked for
@@ -111,21 +111,17 @@ class Passes(Protocol):
         ⟨P_i, E_T,j⟩ instead."""
         ...
 
-    def tiles(
-        self, a: Arguments, first: int, row: Tensor, columns: Tensor, begin: int, end: int
-    ) -> tuple[Tensor, Tensor]:
+    def tiles(self, row: Tensor, columns: Tensor, begin: int, end: int) -> tuple[Tensor, Tensor]:
         """P and E_T of columns begin … end, [Q, c] each, for targets that are written out."""
         ...
 
-    def along(self, a: Arguments, first: int, row: Tensor, columns: Tensor) -> Tensor:
+    def along(self, row: Tensor, columns: Tensor) -> Tensor:
         """⟨P_i, G_i⟩, [Q], of the gradient G_in = x_n + y_n (P_in − μ_n); `columns` [4, N] as `Column`. For the
         diagonal covariance."""
         ...
 
     def gradient(
         self,
-        a: Arguments,
-        first: int,
         row: Tensor,
         columns: Tensor,  # [4, N] as `Column`
         along: Tensor,  # [Q]

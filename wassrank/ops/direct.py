@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from wassrank import backends
+from wassrank.addresses import DTYPES, address
 from wassrank.arguments import EXTRA
 from wassrank.codes import Reduction
 
-_DTYPES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}  # csrc/common/rows.h
 _PLAIN = (Tensor, torch.nn.Parameter)
 _PER_ROW = int(Reduction.none)
 
@@ -63,8 +63,8 @@ def level_losses(
     scale = scores.new_empty((), dtype=C)
     assert backends.native is not None
     backends.native.level_losses(
-        scores.data_ptr(), labels.data_ptr(), _address(target), _address(mask), _address(weight),
-        _address(label_temperatures), _address(positives), _address(offsets), _address(position),
+        scores.data_ptr(), labels.data_ptr(), address(target), address(mask), address(weight),
+        address(label_temperatures), address(positives), address(offsets), address(position),
         *rows, 0 if target is None else target.shape[-1], wasserstein, info_nce, kl, target_kind, reduction, in_batch,
         num_levels, p, temperature, label_temperature, loss.data_ptr(), state.data_ptr(), scale.data_ptr(),
     )  # fmt: skip
@@ -90,8 +90,8 @@ def level_losses_backward(
     gradient = torch.empty_like(scores)
     assert backends.native is not None
     backends.native.level_losses_backward(
-        grad_loss.data_ptr(), scores.data_ptr(), labels.data_ptr(), _address(target), _address(mask),
-        _address(positives), _address(offsets), state.data_ptr(), scale.data_ptr(),
+        grad_loss.data_ptr(), scores.data_ptr(), labels.data_ptr(), address(target), address(mask),
+        address(positives), address(offsets), state.data_ptr(), scale.data_ptr(),
         *rows, 0 if target is None else target.shape[-1], state.shape[1] != num_levels + 1, grad_loss.dim() != 0,
         in_batch, num_levels, temperature, gradient.data_ptr(),
     )  # fmt: skip
@@ -131,14 +131,10 @@ def wasserstein_1d(
     ]
     assert backends.native is not None
     backends.native.wasserstein_1d(
-        *map(_address, given), *map(_address, offsets), n, m, shared, pairs, _DTYPES[dtype], p, loss.data_ptr(),
+        *map(address, given), *map(address, offsets), n, m, shared, pairs, DTYPES[dtype], p, loss.data_ptr(),
         *(t.data_ptr() if wanted >> k & 1 else 0 for k, t in enumerate(kept)),
     )  # fmt: skip
     return loss, *kept
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
 
 
 def _rows(
@@ -153,4 +149,4 @@ def _rows(
         Q, N, K = offsets.shape[0] - 1, scores.shape[0], scores.shape[0]
     stride = N if mask is not None and mask.shape == scores.shape else 0
     kind = labels.dtype
-    return Q, (Q, N, K, _DTYPES[scores.dtype], kind.itemsize, kind is not torch.uint8, stride)
+    return Q, (Q, N, K, DTYPES[scores.dtype], kind.itemsize, kind is not torch.uint8, stride)

@@ -71,20 +71,20 @@ def example(
         num_levels=None if label_dtype.is_floating_point else 8,
         diagonal=diagonal,
     )
-    passes = GaussianPasses()
+    passes = GaussianPasses(a, 0)
     columns, along, scale, out = empty((len(Column), N)), empty(Q), empty(()), torch.empty_like(a.scores)
-    (row, excess), rows = passes.plan_rows(a, 0)
-    launches = [rows, passes.plan_moments(a, 0, row)[1]]
+    (row, excess), rows = passes.plan_rows()
+    launches = [rows, passes.plan_moments(row)[1]]
     turned: Any = None
     if a.diagonal:
-        launches.append(passes.plan_along(a, 0, row, columns)[1])
+        launches.append(passes.plan_along(row, columns)[1])
     else:
         flag = empty((), dtype=torch.bool)
         excess = excess.view(-1)
-        launches.append(passes.plan_products(a, 0, row, columns, excess, flag)[1])
+        launches.append(passes.plan_products(row, columns, excess, flag)[1])
         if a.blocks:
             turned = Turned(empty((Q, Q)), empty(Q), excess, flag)
         else:
             turned = empty((Q, N))
-            launches.append(passes.plan_tiles(a, 0, row, columns, 0, N)[1])
-    return [*launches, passes.plan_gradient(a, 0, row, columns, along, scale, out, 0, N, turned)]
+            launches.append(passes.plan_tiles(row, columns, 0, N)[1])
+    return [*launches, passes.plan_gradient(row, columns, along, scale, out, 0, N, turned)]

@@ -51,44 +51,38 @@ MAX_REGISTERS, MOMENTS_MAX_REGISTERS = 64, 80
 
 
 class GaussianPasses:
-    """`tile` is for tests, to have many tiles in a small problem."""
+    """`Passes` of one call. `tile` is for tests, to have many tiles in a small problem."""
 
-    def __init__(self, tile: GaussianTile = TILE) -> None:
-        self.tile = tile
+    def __init__(self, a: Arguments, first: int, tile: GaussianTile = TILE) -> None:
+        self.a, self.first, self.tile = a, first, tile
 
-    def rows(self, a: Arguments, first: int) -> tuple[Tensor, Tensor]:
-        outputs, launch = self.plan_rows(a, first)
-        run([launch], a.scores.device)
+    def rows(self) -> tuple[Tensor, Tensor]:
+        outputs, launch = self.plan_rows()
+        run([launch], self.a.scores.device)
         return outputs
 
-    def moments(self, a: Arguments, first: int, row: Tensor) -> Tensor:
-        moments, launch = self.plan_moments(a, first, row)
-        run([launch], a.scores.device)
+    def moments(self, row: Tensor) -> Tensor:
+        moments, launch = self.plan_moments(row)
+        run([launch], self.a.scores.device)
         return moments
 
-    def products(
-        self, a: Arguments, first: int, row: Tensor, columns: Tensor, excess: Tensor, flag: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        outputs, launch = self.plan_products(a, first, row, columns, excess, flag)
-        run([launch], a.scores.device)
+    def products(self, row: Tensor, columns: Tensor, excess: Tensor, flag: Tensor | None) -> tuple[Tensor, Tensor]:
+        outputs, launch = self.plan_products(row, columns, excess, flag)
+        run([launch], self.a.scores.device)
         return outputs
 
-    def tiles(
-        self, a: Arguments, first: int, row: Tensor, columns: Tensor, begin: int, end: int
-    ) -> tuple[Tensor, Tensor]:
-        outputs, launch = self.plan_tiles(a, first, row, columns, begin, end)
-        run([launch], a.scores.device)
+    def tiles(self, row: Tensor, columns: Tensor, begin: int, end: int) -> tuple[Tensor, Tensor]:
+        outputs, launch = self.plan_tiles(row, columns, begin, end)
+        run([launch], self.a.scores.device)
         return outputs
 
-    def along(self, a: Arguments, first: int, row: Tensor, columns: Tensor) -> Tensor:
-        along, launch = self.plan_along(a, first, row, columns)
-        run([launch], a.scores.device)
+    def along(self, row: Tensor, columns: Tensor) -> Tensor:
+        along, launch = self.plan_along(row, columns)
+        run([launch], self.a.scores.device)
         return along
 
     def gradient(
         self,
-        a: Arguments,
-        first: int,
         row: Tensor,
         columns: Tensor,
         along: Tensor,
@@ -98,32 +92,32 @@ class GaussianPasses:
         end: int,
         turned: Turned | Tensor | None,
     ) -> None:
-        run([self.plan_gradient(a, first, row, columns, along, scale, out, begin, end, turned)], a.scores.device)
+        run([self.plan_gradient(row, columns, along, scale, out, begin, end, turned)], self.a.scores.device)
 
     # Each plan: the outputs, not yet computed, and the launch that computes them. On meta tensors too.
 
-    def plan_rows(self, a: Arguments, first: int) -> tuple[tuple[Tensor, Tensor], Launch]:
-        Q, N, K = sizes(a.scores, a.labels, None)
-        state = a.scores.new_empty((Q, len(Row)), dtype=torch.float64)
-        excess = state.new_empty((Q if a.blocks else 0, K))
+    def plan_rows(self) -> tuple[tuple[Tensor, Tensor], Launch]:
+        Q, N, K = sizes(self.a.scores, self.a.labels, None)
+        state = self.a.scores.new_empty((Q, len(Row)), dtype=torch.float64)
+        excess = state.new_empty((Q if self.a.blocks else 0, K))
         block, warps = self.tile.a_row(N)
         own_block = min(block, power_of_two(K))
-        given = {"state": state, "excess": excess if a.blocks else None, "BLOCK": block, "OWN_BLOCK": own_block}
-        return (state, excess), _launch(gaussian_rows_kernel, (Q,), warps, a, first, given)
+        given = {"state": state, "excess": excess if self.a.blocks else None, "BLOCK": block, "OWN_BLOCK": own_block}
+        return (state, excess), self._launch(gaussian_rows_kernel, (Q,), warps, given)
 
-    def plan_moments(self, a: Arguments, first: int, row: Tensor) -> tuple[Tensor, Launch]:
-        Q, N = a.scores.shape
+    def plan_moments(self, row: Tensor) -> tuple[Tensor, Launch]:
+        Q, N = self.a.scores.shape
         moments = row.new_empty((len(Moment), N))
         rows, block = min(power_of_two(Q), self.tile.moment_rows), min(power_of_two(N), self.tile.moment_columns)
         given = {"state": row, "moments": moments, "ROWS": rows, "BLOCK": block}
         warps = max(1, rows * block // (self.tile.a_lane * WARP))
-        launch = _launch(gaussian_moments_kernel, (ceil_div(N, block),), warps, a, first, given)
+        launch = self._launch(gaussian_moments_kernel, (ceil_div(N, block),), warps, given)
         return moments, replace(launch, max_registers=MOMENTS_MAX_REGISTERS)
 
     def plan_products(
-        self, a: Arguments, first: int, row: Tensor, columns: Tensor, excess: Tensor, flag: Tensor | None
+        self, row: Tensor, columns: Tensor, excess: Tensor, flag: Tensor | None
     ) -> tuple[tuple[Tensor, Tensor], Launch]:
-        Q, N, K = sizes(a.scores, a.labels, None)
+        Q, N, K = sizes(self.a.scores, self.a.labels, None)
         a_program, warps = self.tile.a_row(N)
         asked = excess.numel() > 0
         width = K if asked else a_program
@@ -142,25 +136,21 @@ class GaussianPasses:
             "SEGMENTS": a_program // block,
             "BLOCK": block,
         }
-        return (sums, products), _launch(gaussian_products_kernel, (Q,), warps, a, first, given)
+        return (sums, products), self._launch(gaussian_products_kernel, (Q,), warps, given)
 
-    def plan_tiles(
-        self, a: Arguments, first: int, row: Tensor, columns: Tensor, begin: int, end: int
-    ) -> tuple[tuple[Tensor, Tensor], Launch]:
+    def plan_tiles(self, row: Tensor, columns: Tensor, begin: int, end: int) -> tuple[tuple[Tensor, Tensor], Launch]:
         P, E_T = row.new_empty((2, len(row), end - begin)).unbind()
         given = {"state": row, "columns": columns, "tile_P": P, "tile_E_T": E_T}
-        return (P, E_T), self._elementwise(gaussian_tiles_kernel, a, first, begin, end, given)
+        return (P, E_T), self._elementwise(gaussian_tiles_kernel, begin, end, given)
 
-    def plan_along(self, a: Arguments, first: int, row: Tensor, columns: Tensor) -> tuple[Tensor, Launch]:
+    def plan_along(self, row: Tensor, columns: Tensor) -> tuple[Tensor, Launch]:
         along = row.new_empty(len(row))
-        block, warps = self.tile.a_row(a.scores.shape[1])
+        block, warps = self.tile.a_row(self.a.scores.shape[1])
         given = {"state": row, "columns": columns, "along": along, "BLOCK": block}
-        return along, _launch(gaussian_along_kernel, (len(row),), warps, a, first, given)
+        return along, self._launch(gaussian_along_kernel, (len(row),), warps, given)
 
     def plan_gradient(
         self,
-        a: Arguments,
-        first: int,
         row: Tensor,
         columns: Tensor,
         along: Tensor,
@@ -184,45 +174,41 @@ class GaussianPasses:
             "queries": 0 if parts is None else parts.W.shape[1],
             "gradient": out,
         }
-        return self._elementwise(gaussian_gradient_kernel, a, first, begin, end, given)
+        return self._elementwise(gaussian_gradient_kernel, begin, end, given)
 
-    def _elementwise(
-        self, kernel: Any, a: Arguments, first: int, begin: int, end: int, given: Mapping[str, Any]
-    ) -> Launch:
+    def _elementwise(self, kernel: Any, begin: int, end: int, given: Mapping[str, Any]) -> Launch:
         """Over columns begin … end of all rows."""
         a_program = self.tile.a_lane * WARP * ELEMENTWISE_WARPS
         block = min(power_of_two(end - begin), a_program)
         rows = a_program // block
-        grid = ceil_div(len(a.scores), rows), ceil_div(end - begin, block)
+        grid = ceil_div(len(self.a.scores), rows), ceil_div(end - begin, block)
         tile = {"column_begin": begin, "column_end": end, "ROWS": rows, "BLOCK": block}
-        return _launch(kernel, grid, ELEMENTWISE_WARPS, a, first, {**given, **tile})
+        return self._launch(kernel, grid, ELEMENTWISE_WARPS, {**given, **tile})
 
-
-def _launch(
-    kernel: Any, grid: tuple[int, ...], num_warps: int, a: Arguments, first: int, given: Mapping[str, Any]
-) -> Launch:
-    """With `given`, and of the loss's arguments what the kernel asks for."""
-    Q, N, K = sizes(a.scores, a.labels, None)
-    own = K != N
-    shared = {
-        "scores": a.scores,
-        "labels": a.labels,
-        "target": a.target,
-        "mask": a.mask,
-        "label_temperatures": a.label_temperatures,
-        "Q": Q,
-        "N": N,
-        "K": K,
-        "first": first,
-        "mask_stride": mask_stride(a.scores, a.mask),
-        "num_levels": a.num_levels,
-        "in_batch": a.in_batch or 0.0,
-        "exponent_scale": exponent_scale(a.temperature),
-        "label_temperature": a.label_temperature,
-        "TARGET": int(a.target_kind),
-        "OWN": own,
-        "ALL": not own or a.in_batch is not None,
-        "WRITTEN": not own or (a.target is not None and a.target.shape == a.scores.shape),
-    }
-    everything = {**shared, **given}
-    return Launch(kernel, grid, {name: everything[name] for name in kernel.arg_names}, num_warps, MAX_REGISTERS)
+    def _launch(self, kernel: Any, grid: tuple[int, ...], num_warps: int, given: Mapping[str, Any]) -> Launch:
+        """With `given`, and of the loss's arguments what the kernel asks for."""
+        a = self.a
+        Q, N, K = sizes(a.scores, a.labels, None)
+        own = K != N
+        shared = {
+            "scores": a.scores,
+            "labels": a.labels,
+            "target": a.target,
+            "mask": a.mask,
+            "label_temperatures": a.label_temperatures,
+            "Q": Q,
+            "N": N,
+            "K": K,
+            "first": self.first,
+            "mask_stride": mask_stride(a.scores, a.mask),
+            "num_levels": a.num_levels,
+            "in_batch": a.in_batch or 0.0,
+            "exponent_scale": exponent_scale(a.temperature),
+            "label_temperature": a.label_temperature,
+            "TARGET": int(a.target_kind),
+            "OWN": own,
+            "ALL": not own or a.in_batch is not None,
+            "WRITTEN": not own or (a.target is not None and a.target.shape == a.scores.shape),
+        }
+        everything = {**shared, **given}
+        return Launch(kernel, grid, {name: everything[name] for name in kernel.arg_names}, num_warps, MAX_REGISTERS)
