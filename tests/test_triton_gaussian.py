@@ -263,7 +263,7 @@ def test_a_stray_label_makes_its_row_nan_and_no_other(name: str, device: str) ->
     for stray in strays:
         labels[3, 4] = stray
         labels[6, 2] = stray if "mask" in options else labels[6, 2]  # where nobody looks
-        row, _ = passes().rows(arguments(scores, labels, options, device), 0)
+        row, _ = passes()(arguments(scores, labels, options, device), 0).rows()
         assert row[:, Row.INVERSE].isnan().nonzero().flatten().tolist() == [3]
         loss, gradient = loss_and_gradient(scores, labels, options, device)
         assert loss.isnan()
@@ -276,7 +276,7 @@ def test_a_score_that_is_no_number_makes_its_row_nan(value: float, device: str) 
         scores, labels, options = form(name)
         with torch.no_grad():
             scores[4, 40] = value
-        row, _ = passes().rows(arguments(scores, labels, options, device), 0)
+        row, _ = passes()(arguments(scores, labels, options, device), 0).rows()
         assert row[:, Row.INVERSE].isnan().nonzero().flatten().tolist() == [4]
 
 

@@ -75,7 +75,7 @@ def _native(a: Arguments, first: int) -> Passes:
 
 
 def _triton(a: Arguments, first: int) -> Passes:
-    passes: Passes = importlib.import_module("wassrank.triton").GaussianPasses()
+    passes: Passes = importlib.import_module("wassrank.triton").GaussianPasses(a, first)
     return passes
 
 
