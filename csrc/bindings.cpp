@@ -59,6 +59,7 @@ Rows rows_of(const Tensor& scores, const Tensor& labels, const std::optional<Ten
   rows.labels = labels.data_ptr();
   rows.N = scores.size(dim - 1);
   rows.K = labels.size(dim - 1);
+  rows.stride = rows.N;
   rows.dtype = dtype_of(scores);
   rows.label_bytes = static_cast<int>(labels.element_size());
   rows.label_signed = labels.scalar_type() != ScalarType::Byte;
@@ -577,6 +578,12 @@ PYBIND11_MODULE(_C, module) {
              pybind11::call_guard<gil_scoped_release>(), "And its backward.");
   module.def("wasserstein_1d", &direct::wasserstein_1d<&parallel_for>, pybind11::call_guard<gil_scoped_release>(),
              "wassrank::wasserstein_1d on the CPU, likewise.");
+  pybind11::class_<direct::LevelTiles>(module, "LevelTiles",
+                                       "The level losses by tiles, on the CPU: wassrank/embeddings/native_tiles.py.")
+      .def(pybind11::init(&direct::level_tiles))
+      .def("gather", &direct::gather_tile<&parallel_for>, pybind11::call_guard<gil_scoped_release>())
+      .def("finish", &direct::finish_tiles<&parallel_for>, pybind11::call_guard<gil_scoped_release>())
+      .def("gradient", &direct::tile_gradient<&parallel_for>, pybind11::call_guard<gil_scoped_release>());
   direct::define_gaussian_passes<&parallel_for>(module);
   module.def("cuda_driver_version", &cuda_driver_version,
              "The newest CUDA the driver here serves, 13000 for 13.0; 0 without a driver, or built without CUDA.");

@@ -31,6 +31,8 @@ inline Rows rows_of(Address scores, Address labels, Address mask, Address offset
       .Q = Q,
       .N = N,
       .K = K,
+      .first = 0,
+      .stride = N,
       .dtype = static_cast<Dtype>(dtype),
       .label_bytes = label_bytes,
       .label_signed = label_signed,
@@ -93,6 +95,72 @@ void level_losses_backward(Address grad_loss, Address scores, Address labels, Ad
   args.scale = at(scale);
   args.grad_scores = at(grad_scores);
   cpu::kernels().level_losses_backward(args, parallel_for);
+}
+
+// A batch of the level losses whose scores come tile by tile; wassrank/embeddings/native_tiles.py. `first` is the place
+// of row 0 among all queries.
+struct LevelTiles {
+  LevelLossesForward forward{};
+  LevelLossesBackward backward{};
+};
+
+inline LevelTiles level_tiles(Address labels, Address target, Address mask, Address weight, Address label_temperatures,
+                              Address positives, Address position, Address state, int64_t Q, int64_t N, int64_t K,
+                              int64_t first, int dtype, int label_bytes, bool label_signed, int64_t mask_stride,
+                              int64_t target_width, double wasserstein, double info_nce, double kl, int target_kind,
+                              int in_batch, int levels, double p, double temperature, double label_temperature) {
+  LevelTiles tiles;
+  LevelLossesForward& args = tiles.forward;
+  args.rows = rows_of(0, labels, mask, 0, Q, N, K, dtype, label_bytes, label_signed, mask_stride, in_batch, levels,
+                      temperature);
+  args.rows.first = first;
+  args.terms = {wasserstein, info_nce, kl};
+  args.target_kind = static_cast<Target>(target_kind);
+  args.target = at(target);
+  args.target_width = target_width;
+  args.weight = at(weight);
+  args.label_temperatures = at(label_temperatures);
+  args.positives = at<const int64_t>(positives);
+  args.position = at<const double>(position);
+  args.p = p;
+  args.label_temperature = label_temperature;
+  args.state = at(state);
+  tiles.backward.rows = args.rows;
+  tiles.backward.affine = args.terms.affine();
+  tiles.backward.target = kl != 0 ? args.target : nullptr;
+  tiles.backward.target_width = target_width;
+  tiles.backward.positives = info_nce != 0 ? args.positives : nullptr;
+  tiles.backward.state = args.state;
+  return tiles;
+}
+
+inline cpu::ScoreTile score_tile(Address scores, int64_t stride, int64_t row, int64_t rows, int64_t column,
+                                 int64_t columns) {
+  return {at(scores), stride, row, rows, column, columns};
+}
+
+template <cpu::ParallelFor parallel_for>
+void gather_tile(const LevelTiles& tiles, Address sums, Address scores, int64_t stride, int64_t row, int64_t rows,
+                 int64_t column, int64_t columns) {
+  const cpu::ScoreTile tile = score_tile(scores, stride, row, rows, column, columns);
+  const auto stray = cpu::kernels().gather_tile(tiles.forward, tile, at<double>(sums), parallel_for);
+  if (stray) refuse(*stray, tiles.forward.rows.levels);
+}
+
+template <cpu::ParallelFor parallel_for>
+void finish_tiles(const LevelTiles& tiles, Address sums, Address losses, Address weights) {
+  cpu::kernels().finish_tiles(tiles.forward, at<double>(sums), at<double>(losses), at<double>(weights), parallel_for);
+}
+
+// In the scores' place. grad_loss [Q] and scale [].
+template <cpu::ParallelFor parallel_for>
+void tile_gradient(const LevelTiles& tiles, Address grad_loss, Address scale, Address scores, int64_t stride,
+                   int64_t row, int64_t rows, int64_t column, int64_t columns) {
+  LevelLossesBackward args = tiles.backward;
+  args.grad_loss = at(grad_loss);
+  args.grad_per_row = true;
+  args.scale = at(scale);
+  cpu::kernels().tile_gradient(args, score_tile(scores, stride, row, rows, column, columns), parallel_for);
 }
 
 // What a pair of point sets that is none is answered with.

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from wassrank import functional
-from wassrank.gaussian.group import Shared
+from wassrank.processes.group import Shared
 
 
 class _Loss(nn.Module):

@@ -39,6 +39,9 @@ struct Rows {
   int64_t mask_stride;
   const int64_t* offsets;  // [Q + 1], from 0 to N, none smaller than the one before; null: not packed
   int64_t Q, N, K;         // packed: K == N, all passages
+  int64_t first;   // the place of row 0 among all queries whose passages these columns are; else than 0, and then
+                   // N no multiple of Q, only where rows are some of a batch's
+  int64_t stride;  // of the scores, from one row to the next: N, but where they are a tile (cpu/level_tiles.h)
   Dtype dtype;
   int label_bytes;  // 1, 2, 4, 8
   bool label_signed;
@@ -46,14 +49,15 @@ struct Rows {
   int levels;    // grades lie in [0, levels), levels <= kMaxLevels
   double temperature;
 
-  // Where a row's scores and labels begin, and how many columns it has.
+  // Where a row begins in what is [Q, N], in the scores, and in the labels; and how many columns it has.
   WASSRANK_HOST_DEVICE int64_t begin(int64_t row) const { return offsets ? offsets[row] : row * N; }
+  WASSRANK_HOST_DEVICE int64_t scores_begin(int64_t row) const { return offsets ? offsets[row] : row * stride; }
   WASSRANK_HOST_DEVICE int64_t labels_begin(int64_t row) const { return offsets ? offsets[row] : row * K; }
   WASSRANK_HOST_DEVICE int64_t mask_begin(int64_t row) const { return offsets ? offsets[row] : row * mask_stride; }
   WASSRANK_HOST_DEVICE int64_t columns(int64_t row) const { return offsets ? offsets[row + 1] - offsets[row] : N; }
   // The columns whose grades the row's labels give: all of them, or the row's own block.
-  WASSRANK_HOST_DEVICE int64_t own_begin(int64_t row) const { return K == N ? 0 : row * K; }
-  WASSRANK_HOST_DEVICE int64_t own_end(int64_t row) const { return K == N ? columns(row) : (row + 1) * K; }
+  WASSRANK_HOST_DEVICE int64_t own_begin(int64_t row) const { return K == N ? 0 : (first + row) * K; }
+  WASSRANK_HOST_DEVICE int64_t own_end(int64_t row) const { return K == N ? columns(row) : (first + row + 1) * K; }
 };
 
 // What a pass computes is a weighted sum of losses: wassrank/ops/level_losses.py has the formulas. A loss whose factor

@@ -3,6 +3,7 @@
 #include "cpu/grade_order.h"
 #include "cpu/level_losses_backward.h"
 #include "cpu/level_losses_forward.h"
+#include "cpu/level_tiles.h"
 #include "cpu/simd.h"
 #include "cpu/sorted_losses.h"
 #include "cpu/wasserstein_1d.h"
@@ -33,6 +34,22 @@ void backward(const LevelLossesBackward& args, ParallelFor parallel_for) {
   with_types(args.rows.dtype, [&](auto stored, auto computing) {
     Backward<decltype(stored), decltype(computing)>(args).run(parallel_for);
   });
+}
+
+std::optional<int64_t> gather(const LevelLossesForward& args, const ScoreTile& tile, double* sums,
+                              ParallelFor parallel_for) {
+  return args.rows.dtype == Dtype::float64 ? gather_tile<double>(args, tile, sums, parallel_for)
+                                           : gather_tile<float>(args, tile, sums, parallel_for);
+}
+
+void finish(const LevelLossesForward& args, double* sums, double* losses, double* weights, ParallelFor parallel_for) {
+  args.rows.dtype == Dtype::float64 ? finish_tiles<double>(args, sums, losses, weights, parallel_for)
+                                    : finish_tiles<float>(args, sums, losses, weights, parallel_for);
+}
+
+void gradient(const LevelLossesBackward& args, const ScoreTile& tile, ParallelFor parallel_for) {
+  args.rows.dtype == Dtype::float64 ? tile_gradient<double>(args, tile, parallel_for)
+                                    : tile_gradient<float>(args, tile, parallel_for);
 }
 
 void grade_order(const GradeOrder& args, ParallelFor parallel_for) {
@@ -72,6 +89,7 @@ extern const PolarFactor polar_factor_kernels;
 
 extern const Kernels WASSRANK_JOIN(kernels_, WASSRANK_ISA) = {
     WASSRANK_STRING(WASSRANK_ISA), &WASSRANK_ISA::forward,        &WASSRANK_ISA::backward,
+    &WASSRANK_ISA::gather,         &WASSRANK_ISA::finish,         &WASSRANK_ISA::gradient,
     &WASSRANK_ISA::grade_order,    &WASSRANK_ISA::sorted_forward, &WASSRANK_ISA::sorted_backward,
     &WASSRANK_ISA::wasserstein_1d, WASSRANK_ISA::gaussian_passes, &WASSRANK_ISA::polar_factor_kernels};
 

@@ -32,6 +32,16 @@ struct PairRefusal {
   int64_t pair;
 };
 
+// Some of a batch's scores, of the computing type: rows [row, row + rows), columns [column, column + columns).
+struct ScoreTile {
+  void* scores;
+  int64_t stride;  // from one row to the next
+  int64_t row, rows, column, columns;
+};
+
+// Numbers a row has between tiles: RowSums' four, and four for each level and for other queries'.
+constexpr int64_t sums_width(int levels) { return 4 + 4 * (levels + 1); }
+
 // What the forward of the batch-Gaussian distance leaves: wassrank/gaussian/distance.py's Kept, and the distance.
 struct GaussianForward {
   double *row, *excess, *columns, *along, *W, *everywhere, *distance;
@@ -70,6 +80,10 @@ struct Kernels {
   // Returns a grade outside [0, levels) if a passage that takes part has one; the outputs then mean nothing.
   std::optional<int64_t> (*level_losses_forward)(const LevelLossesForward&, ParallelFor);
   void (*level_losses_backward)(const LevelLossesBackward&, ParallelFor);
+  // The same by tiles: level_tiles.h. The arguments' scores and gradients are not looked at.
+  std::optional<int64_t> (*gather_tile)(const LevelLossesForward&, const ScoreTile&, double* sums, ParallelFor);
+  void (*finish_tiles)(const LevelLossesForward&, double* sums, double* losses, double* weights, ParallelFor);
+  void (*tile_gradient)(const LevelLossesBackward&, const ScoreTile&, ParallelFor);
   void (*grade_order)(const GradeOrder&, ParallelFor);
   std::optional<Refusal> (*sorted_losses_forward)(const SortedForward&, ParallelFor);
   void (*sorted_losses_backward)(const SortedBackward&, ParallelFor);

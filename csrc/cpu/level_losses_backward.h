@@ -43,28 +43,36 @@ class Backward {
       : args_(args), rows_(args.rows), inverse_temperature_(static_cast<C>(1 / args.rows.temperature)) {}
 
   void run(ParallelFor parallel_for) const {
+    for_each_chunk(rows_, parallel_for, [&](int64_t row, int64_t begin, int64_t end) { columns(row, begin, end); });
+  }
+
+  // The gradient in columns [begin, end) of a row.
+  void columns(int64_t row, int64_t begin, int64_t end) const {
     const StateLayout layout{rows_.levels, args_.affine};
-    const C scale = *static_cast<const C*>(args_.scale);
-    const C* grad_loss = static_cast<const C*>(args_.grad_loss);
-    for_each_chunk(rows_, parallel_for, [&](int64_t row, int64_t begin, int64_t end) {
-      const C* state = static_cast<const C*>(args_.state) + row * layout.width();
-      const Coefficients<C> of(state, layout, rows_.in_batch, grad_loss[args_.grad_per_row ? row : 0] * scale);
-      if (!of.any) {
-        S* const gradient = static_cast<S*>(args_.grad_scores) + rows_.begin(row);
-        std::fill(gradient + begin, gradient + end, S{});
-        return;
-      }
-      for (int64_t at = begin; at < end; at += kBlock) block(row, at, std::min(kBlock, end - at), of);
-    });
+    const C upstream = static_cast<const C*>(args_.grad_loss)[args_.grad_per_row ? row : 0];
+    const C* state = static_cast<const C*>(args_.state) + row * layout.width();
+    const Coefficients<C> of(state, layout, rows_.in_batch, upstream * *static_cast<const C*>(args_.scale));
+    if (!of.any) {
+      S* const gradient = static_cast<S*>(args_.grad_scores) + rows_.scores_begin(row);
+      std::fill(gradient + begin, gradient + end, S{});
+      return;
+    }
+    for (int64_t at = begin; at < end; at += kBlock) block(row, at, std::min(kBlock, end - at), of);
   }
 
  private:
   void block(int64_t row, int64_t at, int64_t n, const Coefficients<C>& of) const {
     C buffer[kBlock], gradient_buffer[kBlock];
-    S* stored = static_cast<S*>(args_.grad_scores) + rows_.begin(row) + at;
+    S* stored = static_cast<S*>(args_.grad_scores) + rows_.scores_begin(row) + at;
     const C* s = load_scores<S>(rows_, row, at, n, buffer);
     C* out = gradient_buffer;
-    if constexpr (std::is_same_v<S, C>) out = stored;
+    if constexpr (std::is_same_v<S, C>) {
+      out = stored;
+      if (s == out) {  // in the scores' place
+        std::copy(s, s + n, buffer);
+        s = buffer;
+      }
+    }
 
     // The whole block as other queries' passages, then the row's own, few where there are others at all: one long loop
     // costs less than the pieces to either side with their ends.

@@ -30,18 +30,18 @@ class Forward {
         asks_(args.terms.wasserstein != 0 || args.terms.kl != 0),
         given_(asks_ && args.target_kind == Target::given),
         ground_(args.p, args.rows.levels, args.position),
-        gains_(args.target_kind, args.rows.levels, args.label_temperature),
-        totals_(args.rows.Q) {}
+        gains_(args.target_kind, args.rows.levels, args.label_temperature) {}
 
   // A grade out of range, if a passage that takes part has one.
   std::optional<int64_t> run(ParallelFor parallel_for) {
+    RowTotals totals(rows_.Q);
     const std::vector<Long> longs = long_rows();
     std::vector<RowSums> parts(longs.empty() ? 0 : longs.back().first_part + chunks_of(longs.back().row));
     for_each_chunk(rows_, parallel_for, [&](int64_t row, int64_t begin, int64_t end) {
       if (begin == 0 && end == rows_.columns(row)) {
         RowSums sums;
         accumulate(row, begin, end, sums);
-        finish(row, sums);
+        totals.set(row, finish(row, sums));
       } else {
         const auto at = std::lower_bound(longs.begin(), longs.end(), row,
                                          [](const Long& some, int64_t wanted) { return some.row < wanted; });
@@ -53,12 +53,80 @@ class Forward {
       for (int64_t c = 1; c < chunks_of(some.row); ++c) {
         sums.add(parts[some.first_part + c], rows_.levels, rows_.temperature);
       }
-      finish(some.row, sums);
+      totals.set(some.row, finish(some.row, sums));
     }
-    const int64_t stray = stray_.load(std::memory_order_relaxed);
-    if (stray != kNoStray) return stray;
-    totals_.reduce(args_.reduction, static_cast<C*>(args_.loss), static_cast<C*>(args_.scale));
+    if (const auto found = stray()) return found;
+    totals.reduce(args_.reduction, static_cast<C*>(args_.loss), static_cast<C*>(args_.scale));
     return std::nullopt;
+  }
+
+  // A grade out of range, if one was met.
+  std::optional<int64_t> stray() const {
+    const int64_t found = stray_.load(std::memory_order_relaxed);
+    return found == kNoStray ? std::nullopt : std::optional(found);
+  }
+
+  // Adds what columns [begin, end) of a row are to its sums.
+  void accumulate(int64_t row, int64_t begin, int64_t end, RowSums& sums) {
+    if (rows_.in_batch == kExcluded) {
+      begin = std::max(begin, rows_.own_begin(row));
+      end = std::min(end, rows_.own_end(row));
+    }
+    const int64_t named = args_.terms.info_nce != 0 ? named_positive(rows_, args_.positives, row) : -1;
+    C buffer[kBlock], e[kBlock];
+    for (int64_t at = begin; at < end; at += kBlock) {
+      const int64_t n = std::min(kBlock, end - at);
+      const C* s = load_scores<S>(rows_, row, at, n, buffer);
+      const Top<C> top = top_of(s, n);
+      if (top.real == 0) continue;
+      if (named >= at && named < at + n) sums.named = s[named - at];
+      if (top.max > sums.max) sums.raise_max(top.max, rows_.levels, rows_.temperature);
+      exp_block(s, n, static_cast<C>(sums.max), inverse_temperature_, e);
+      const OwnPiece own = own_piece(rows_, row, at, n);
+      const Piece block{row, at, n, s, e, top.real == n};
+      add_others(block.part(0, own.begin), sums);
+      add_own(block.part(own.begin, own.end), sums);
+      add_others(block.part(own.end, n), sums);
+    }
+  }
+  // A row's sums -> its loss and weight, and the state that the backward needs.
+  RowTotal finish(int64_t row, const RowSums& sums) const {
+    const StateLayout layout{rows_.levels, args_.terms.affine()};
+    C* state = static_cast<C*>(args_.state) + row * layout.width();
+    std::fill(state, state + layout.width(), C(0));
+
+    const Levels levels(sums, rows_.levels, rows_.in_batch);
+    if (levels.size == 0) return {};  // no passage takes part
+    const Asked asked = asked_of(row, sums, levels);
+    const bool asks = asks_ && asked.total != 0;
+    const std::optional<Positives> positives = args_.terms.info_nce != 0 ? positives_of(row, sums) : std::nullopt;
+    if (!asks && !positives) return {};  // nothing to compare
+
+    const double weight = args_.weight ? static_cast<const C*>(args_.weight)[row] : 1;
+    if (!std::isfinite(levels.Z) || (asks && !std::isfinite(asked.total))) {
+      std::fill(state, state + layout.width(), std::numeric_limits<C>::quiet_NaN());
+      return {std::numeric_limits<double>::quiet_NaN(), weight};
+    }
+
+    RowGradient gradient(layout);
+    const double per_loss = weight / rows_.temperature;
+    const auto& [wasserstein, info_nce_factor, kl] = args_.terms;
+    double cost = 0;
+    if (asks && wasserstein != 0) {
+      cost += wasserstein * grade_wasserstein(levels, asked, ground_, kTie, wasserstein * per_loss, gradient);
+    }
+    if (asks && kl != 0) {
+      cost += kl * listwise_kl(sums, levels, asked, given_, rows_.temperature, kl * per_loss, gradient);
+    }
+    if (layout.affine) {
+      if (rows_.in_batch != kExcluded) gradient.b[rows_.levels] = gradient.b[rows_.in_batch];
+      if (positives) {
+        gradient.b_positive = gradient.b[positives->level];
+        cost += info_nce_factor * info_nce(levels, *positives, rows_.temperature, info_nce_factor * per_loss, gradient);
+      }
+    }
+    store(gradient, sums.max, layout, state);
+    return {weight * cost, weight};
   }
 
  private:
@@ -81,27 +149,6 @@ class Forward {
       parts += chunks_of(row);
     }
     return found;
-  }
-
-  void accumulate(int64_t row, int64_t begin, int64_t end, RowSums& sums) {
-    if (rows_.in_batch == kExcluded) {
-      begin = std::max(begin, rows_.own_begin(row));
-      end = std::min(end, rows_.own_end(row));
-    }
-    C buffer[kBlock], e[kBlock];
-    for (int64_t at = begin; at < end; at += kBlock) {
-      const int64_t n = std::min(kBlock, end - at);
-      const C* s = load_scores<S>(rows_, row, at, n, buffer);
-      const Top<C> top = top_of(s, n);
-      if (top.real == 0) continue;
-      if (top.max > sums.max) sums.raise_max(top.max, rows_.levels, rows_.temperature);
-      exp_block(s, n, static_cast<C>(sums.max), inverse_temperature_, e);
-      const OwnPiece own = own_piece(rows_, row, at, n);
-      const Piece block{row, at, n, s, e, top.real == n};
-      add_others(block.part(0, own.begin), sums);
-      add_own(block.part(own.begin, own.end), sums);
-      add_others(block.part(own.end, n), sums);
-    }
   }
 
   // Some of a block's passages, in columns [column, column + n) of the row.
@@ -186,47 +233,6 @@ class Forward {
     }
   }
 
-  // A row's sums -> its loss, and the state that the backward needs.
-  void finish(int64_t row, const RowSums& sums) {
-    const StateLayout layout{rows_.levels, args_.terms.affine()};
-    C* state = static_cast<C*>(args_.state) + row * layout.width();
-    std::fill(state, state + layout.width(), C(0));
-
-    const Levels levels(sums, rows_.levels, rows_.in_batch);
-    if (levels.size == 0) return;  // no passage takes part
-    const Asked asked = asked_of(row, sums, levels);
-    const bool asks = asks_ && asked.total != 0;
-    const std::optional<Positives> positives = args_.terms.info_nce != 0 ? positives_of(row, sums) : std::nullopt;
-    if (!asks && !positives) return;  // nothing to compare
-
-    const double weight = args_.weight ? static_cast<const C*>(args_.weight)[row] : 1;
-    if (!std::isfinite(levels.Z) || (asks && !std::isfinite(asked.total))) {
-      std::fill(state, state + layout.width(), std::numeric_limits<C>::quiet_NaN());
-      totals_.set(row, std::numeric_limits<double>::quiet_NaN(), weight);
-      return;
-    }
-
-    RowGradient gradient(layout);
-    const double per_loss = weight / rows_.temperature;
-    const auto& [wasserstein, info_nce_factor, kl] = args_.terms;
-    double cost = 0;
-    if (asks && wasserstein != 0) {
-      cost += wasserstein * grade_wasserstein(levels, asked, ground_, kTie, wasserstein * per_loss, gradient);
-    }
-    if (asks && kl != 0) {
-      cost += kl * listwise_kl(sums, levels, asked, given_, rows_.temperature, kl * per_loss, gradient);
-    }
-    if (layout.affine) {
-      if (rows_.in_batch != kExcluded) gradient.b[rows_.levels] = gradient.b[rows_.in_batch];
-      if (positives) {
-        gradient.b_positive = gradient.b[positives->level];
-        cost += info_nce_factor * info_nce(levels, *positives, rows_.temperature, info_nce_factor * per_loss, gradient);
-      }
-    }
-    totals_.set(row, weight * cost, weight);
-    store(gradient, sums.max, layout, state);
-  }
-
   Asked asked_of(int64_t row, const RowSums& sums, const Levels& levels) const {
     if (given_) return Asked(sums, rows_.levels, rows_.in_batch);
     if (args_.label_temperatures && args_.target_kind == Target::softmax) {
@@ -246,12 +252,10 @@ class Forward {
     }
     const int64_t column = named_positive(rows_, args_.positives, row);
     if (column < 0) return std::nullopt;
-    C buffer;
-    const double s = *load_scores<S>(rows_, row, column, 1, &buffer);
     const int64_t level = label_at(rows_, row, column);
     const bool stray = level < 0 || level >= rows_.levels;
-    if (s == kNegInf<double> || stray) return std::nullopt;
-    return Positives{true, static_cast<int>(level), 1, s - sums.max};
+    if (sums.named == RowSums::kNothing || stray) return std::nullopt;
+    return Positives{true, static_cast<int>(level), 1, sums.named - sums.max};
   }
 
   static void store(const RowGradient& gradient, double max, const StateLayout& layout, C* state) {
@@ -273,7 +277,6 @@ class Forward {
   const bool given_;  // and that is given
   const GroundCost ground_;
   const LevelGains gains_;
-  RowTotals totals_;
   std::atomic<int64_t> stray_ = kNoStray;
 };
 

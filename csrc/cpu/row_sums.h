@@ -20,7 +20,10 @@ constexpr int kMaxSlots = kMaxLevels + 1;
 // Arrays are as large as they can be, and cleared and copied whole: that is a few vector instructions, where a loop to
 // the number of levels becomes a call.
 struct RowSums {
-  double max = -std::numeric_limits<double>::infinity();
+  static constexpr double kNothing = -std::numeric_limits<double>::infinity();
+
+  double max = kNothing;
+  double named = kNothing;                  // the score of the passage that is named as positive, if it takes part
   double target_logit = 0, target_log = 0;  // given target: sums of T (s - max), T log T
   double mass[kMaxSlots] = {};              // of e
   double count[kMaxSlots] = {};             // of 1
@@ -52,6 +55,7 @@ struct RowSums {
     }
     target_logit += other.target_logit;
     target_log += other.target_log;
+    if (other.named != kNothing) named = other.named;
   }
 };
 

@@ -9,14 +9,19 @@
 
 namespace wassrank::cpu {
 
+// Of a row that does not count both are 0.
+struct RowTotal {
+  double weighted_loss = 0, weight = 0;
+};
+
 class RowTotals {
  public:
   explicit RowTotals(int64_t rows) : loss_(rows), weight_(rows) {}
 
-  // Of a row that counts; others are 0. Rows may be set from any thread.
-  void set(int64_t row, double weighted_loss, double weight) {
-    loss_[row] = weighted_loss;
-    weight_[row] = weight;
+  // Rows may be set from any thread.
+  void set(int64_t row, const RowTotal& total) {
+    loss_[row] = total.weighted_loss;
+    weight_[row] = total.weight;
   }
 
   template <class C>

@@ -175,7 +175,7 @@ inline void narrow(const float* from, Half* to, int64_t n) {
 // Scores [begin, begin + n) of a row as C, -inf where masked; `buffer` is used only where a copy is needed.
 template <class S, class C>
 const C* load_scores(const Rows& rows, int64_t row, int64_t begin, int64_t n, C* buffer) {
-  const S* stored = static_cast<const S*>(rows.scores) + rows.begin(row) + begin;
+  const S* stored = static_cast<const S*>(rows.scores) + rows.scores_begin(row) + begin;
   if constexpr (std::is_same_v<S, C>) {
     if (!rows.mask) return stored;
   }

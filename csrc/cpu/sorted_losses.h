@@ -149,7 +149,7 @@ class SortedForwardPass {
       constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
       std::fill_n(to.c, own, static_cast<C>(kNaN));
       std::fill_n(to.state, SortedState::width, static_cast<C>(kNaN));
-      totals_.set(row, kNaN, weight);
+      totals_.set(row, {kNaN, weight});
       return;
     }
     const double per_loss = weight / rows_.temperature;
@@ -169,7 +169,7 @@ class SortedForwardPass {
     } else {
       add_push(own, others.count > 0, static_cast<C>(per_loss * push / Z), w, to);
     }
-    totals_.set(row, weight * cost, weight);
+    totals_.set(row, {weight * cost, weight});
   }
 
   // Where a row's gradient goes: c and b of its own passages (b is null where none has any), and the state.

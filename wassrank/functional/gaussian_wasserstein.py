@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from wassrank import ops
 from wassrank.backends import resolve_backend
-from wassrank.gaussian.group import Shared, agree, present
+from wassrank.processes.group import Group, Shared, check_same, present, told
 from wassrank.reference.gaussian_wasserstein import gaussian_wasserstein as plain_torch
 
 from . import checks
@@ -102,9 +103,7 @@ def gaussian_wasserstein(
     together = None
     if gather and present():
         device = scores.device if isinstance(scores, Tensor) else torch.device("cpu")
-        together = agree(
-            group, functools.partial(checked, shared=True), lambda: _facts(scores, labels, options), device
-        )
+        together = _agree(group, functools.partial(checked, shared=True), scores, labels, options, device)
         if mask is not None and mask.shape == labels.shape != scores.shape:
             options["mask"] = together.rows(mask).reshape(-1)
         fused = resolve_backend(scores.device, backend)
@@ -156,10 +155,41 @@ def _check(
     return resolved
 
 
-def _facts(scores: Tensor, labels: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor, Any]:
-    """What all processes of a group must bring alike."""
-    same = {name: _form(value, scores) if isinstance(value, Tensor) else value for name, value in options.items()}
-    return scores, labels, (same, labels.dtype)
+def _agree(
+    group: Shared,
+    check: Callable[[], object],
+    scores: Tensor,  # [q, N]
+    labels: Tensor,  # [q, K] or [q, N]
+    options: dict[str, Any],
+    device: torch.device,
+) -> Group:
+    """Makes sure that all processes bring parts of one batch.
+
+    Raises:
+        In all processes, if one's arguments are wrong or shapes do not fit together."""
+
+    def facts() -> tuple[list[int], Any]:
+        same = {name: _form(value, scores) if isinstance(value, Tensor) else value for name, value in options.items()}
+        return [*scores.shape, labels.shape[1]], (same, labels.dtype)
+
+    said, same = told(group, check, facts, device)
+    shapes = ", ".join(f"[{q}, {N}] with [{q}, {K}]" for q, N, K in said)
+    if len({(N, K) for _, N, K in said}) > 1:
+        raise ValueError(
+            f"gather=True: every process must score the same N passages and label the same K a query; processes "
+            f"hold scores with labels {shapes}"
+        )
+    check_same(
+        same,
+        "temperatures, target, in_batch, num_levels, covariance, eps, and whether there are mask and label dtypes",
+    )
+    Q, (_, N, K) = sum(q for q, *_ in said), said[0]
+    if N not in (K, Q * K):
+        raise ValueError(
+            f"gather=True: {Q} queries in all with K={K} labelled passages each need scores of Q*K={Q * K} columns, "
+            f"query-major over the whole batch, or labels of all N passages; processes hold scores with labels {shapes}"
+        )
+    return Group(group, [q for q, *_ in said])
 
 
 def _form(value: Tensor, scores: Tensor) -> str:

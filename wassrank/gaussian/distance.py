@@ -17,13 +17,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from wassrank.processes.world import Alone, World
 from wassrank.reference.rows import compute_dtype
 
 from . import algebra
 from .algebra import Number, of_both
 from .passes import Arguments, Column, Passes, Row, Turned
 from .polar import nuclear_norm_and_factor
-from .world import Alone, World
 
 CPU_TILE, GPU_TILE = 1 << 16, 1 << 23
 """Elements of a tile of targets that are written out: 512 KiB, so that a few stay in a core's L2 cache; 64 MiB."""

@@ -15,10 +15,10 @@ from torch.autograd.function import once_differentiable
 
 from wassrank.gaussian import distance, native_step
 from wassrank.gaussian.distance import Kept, kept_shapes
-from wassrank.gaussian.group import Group
 from wassrank.gaussian.native import Native
 from wassrank.gaussian.passes import Arguments, Passes
-from wassrank.gaussian.world import Alone, World
+from wassrank.processes.group import Group
+from wassrank.processes.world import Alone, World
 from wassrank.reference.rows import compute_dtype
 
 from . import direct, inputs

@@ -42,7 +42,8 @@ def register(
 ) -> dict[str, Callable[..., Any]]:
     """Defines the operator pair once for each backend; returns for each a differentiable call giving the loss."""
     calls = {}
-    for backend, suffix in SUFFIX.items():
+    for backend in ("native", "triton") if kernels is None else kernels:
+        suffix = SUFFIX[backend]
         forward_name, backward_name = f"{name}{suffix}", f"{name}_backward{suffix}"
         LIBRARY.define(f"{forward_name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
         LIBRARY.define(f"{backward_name}{backward_schema}", tags=(torch.Tag.pt2_compliant_tag,))
@@ -146,7 +147,8 @@ def _once_only(operator: Any, leaves: int) -> Callable[..., Any]:
         @staticmethod
         def backward(ctx: Any, *grads: Any) -> NoReturn:
             raise NotImplementedError(
-                "wassrank's fused kernels are differentiable once; for second derivatives pass backend='torch'"
+                "wassrank's fused kernels are differentiable once; for second derivatives take the loss of scores "
+                "with backend='torch'"
             )
 
     function: type[torch.autograd.Function] = Once

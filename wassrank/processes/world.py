@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from torch import Tensor
+
+Found = TypeVar("Found", bound=tuple[Tensor, ...])
 
 
 class World(Protocol):
     first: int  # the batch's query that this process's first row is
 
-    def checked(self, run: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """run(); the ValueError of one process is an error on all."""
+    def checked(self, run: Callable[[], Found]) -> Found:
+        """run(), tensors; the ValueError of one process is an error on all."""
         ...
 
     def sum(self, local: Tensor) -> Tensor:
@@ -31,7 +33,7 @@ class World(Protocol):
 class Alone:
     first = 0
 
-    def checked(self, run: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    def checked(self, run: Callable[[], Found]) -> Found:
         return run()
 
     def sum(self, local: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""The losses from embeddings: scores are computed tile by tile, forward and again backward, and never stored."""
