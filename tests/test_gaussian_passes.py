@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from gaussian_passes import PlainPasses
 from test_cpu_kernels import offered_here
 from test_gaussian_wasserstein import FORMS, arguments_of_form
 from torch import Tensor
@@ -22,6 +21,7 @@ from wassrank.gaussian import distance, native_step
 from wassrank.gaussian.distance import Kept
 from wassrank.gaussian.native import Native
 from wassrank.gaussian.passes import Arguments, Column, Row, Turned
+from wassrank.gaussian.plain_passes import PlainPasses
 from wassrank.gaussian.split_svd import SMALL
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]

@@ -1,5 +1,5 @@
 """The CUDA kernels of the batch-Gaussian distance, run on the CPU by the SIMT machine of tests/simt, against
-tests/gaussian_passes.py."""
+wassrank/gaussian/plain_passes.py."""
 
 from __future__ import annotations
 

@@ -14,7 +14,6 @@ import pytest
 import test_gaussian_wasserstein as gaussian
 import test_triton
 import torch
-from gaussian_passes import PlainPasses
 from test_gaussian_wasserstein import DTYPES, FORMS, form, step
 from test_triton import INTERPRETED, Guards, Holes, once_outside, run_in_the_interpreter, run_last
 from torch import Tensor
@@ -22,6 +21,7 @@ from torch import Tensor
 from wassrank import gaussian_wasserstein
 from wassrank.codes import Target
 from wassrank.gaussian.passes import Arguments, Row, Turned
+from wassrank.gaussian.plain_passes import PlainPasses
 from wassrank.ops import inputs
 
 pytestmark = test_triton.pytestmark

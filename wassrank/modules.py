@@ -18,9 +18,13 @@ class _Loss(nn.Module):
         scores [Q, N]; labels [Q, N], or [Q, K] with N = Q·K (query-major in-batch passages); mask as scores or labels;
         weight [Q]. With `offsets` [Q + 1], packed lists: scores, labels and mask [T]. Returns a scalar, or [Q] for
         reduction="none".
+
+        `from_embeddings` takes queries [Q, d] and passages [N, d] in the place of scores, which then come tile by tile
+        and are never stored.
     """
 
     function: Callable[..., Tensor]
+    function_of_embeddings: Callable[..., Tensor]
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
@@ -36,10 +40,27 @@ class _Loss(nn.Module):
         offsets: Tensor | None = None,
         **given: Any,  # replaces an option of the module for this call: target, positives, label_temperature, …
     ) -> Tensor:
-        given |= {"mask": mask, "weight": weight, "offsets": offsets}
-        options = self.options | {name: value for name, value in given.items() if value is not None}
+        options = self._options(mask=mask, weight=weight, offsets=offsets, **given)
         loss: Tensor = type(self).function(scores, labels, **options)
         return loss
+
+    def from_embeddings(
+        self,
+        queries: Tensor,
+        passages: Tensor,
+        labels: Tensor,
+        *,
+        mask: Tensor | None = None,
+        weight: Tensor | None = None,
+        exclude: Tensor | Sequence[tuple[int, int]] | None = None,
+        **given: Any,  # as `forward`'s, and what only embeddings have: similarity, temperature, gather, group, tile
+    ) -> Tensor:
+        options = self._options(mask=mask, weight=weight, exclude=exclude, **given)
+        loss: Tensor = type(self).function_of_embeddings(queries, passages, labels, **options)
+        return loss
+
+    def _options(self, **given: Any) -> dict[str, Any]:
+        return self.options | {name: value for name, value in given.items() if value is not None}
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
@@ -54,6 +75,7 @@ class GradeWassersteinLoss(_Loss):
     """
 
     function = staticmethod(functional.grade_wasserstein)
+    function_of_embeddings = staticmethod(functional.grade_wasserstein_from_embeddings)
 
     def __init__(
         self,
@@ -90,6 +112,7 @@ class GaussianWassersteinLoss(_Loss):
     """
 
     function = staticmethod(functional.gaussian_wasserstein)
+    function_of_embeddings = staticmethod(functional.gaussian_wasserstein_from_embeddings)
 
     def __init__(
         self,
@@ -127,6 +150,7 @@ class InfoNCELoss(_Loss):
     """
 
     function = staticmethod(functional.info_nce)
+    function_of_embeddings = staticmethod(functional.info_nce_from_embeddings)
 
     def __init__(
         self,
@@ -157,6 +181,7 @@ class ListwiseKLLoss(_Loss):
     """
 
     function = staticmethod(functional.listwise_kl)
+    function_of_embeddings = staticmethod(functional.listwise_kl_from_embeddings)
 
     def __init__(
         self,
@@ -188,6 +213,7 @@ class CombinedLoss(_Loss):
     """
 
     function = staticmethod(functional.combined_loss)
+    function_of_embeddings = staticmethod(functional.combined_loss_from_embeddings)
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Calls of csrc/cuda/gaussian_wasserstein.cu on the SIMT machine, and what gaussian_passes.py says of them."""
+"""Calls of csrc/cuda/gaussian_wasserstein.cu on the SIMT machine, and what plain_passes.py says of them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import gaussian_passes as plain
 import torch
 from test_gaussian_wasserstein import FORMS, arguments_of_form
 from torch import Tensor
 
 from simt.driver import DTYPES, NUMBERS, OVERFLOW, POISON, RACE, Mutant, Results, as_bytes
 from wassrank.codes import Target
+from wassrank.gaussian import plain_passes as plain
 from wassrank.gaussian.passes import Arguments, Moment, Row, Sum, Turned
 
 LABELS = {

@@ -3,6 +3,7 @@
 from .combined_loss import combined_loss
 from .from_embeddings import (
     combined_loss_from_embeddings,
+    gaussian_wasserstein_from_embeddings,
     grade_wasserstein_from_embeddings,
     info_nce_from_embeddings,
     listwise_kl_from_embeddings,
@@ -21,6 +22,7 @@ __all__ = [
     "combined_loss",
     "combined_loss_from_embeddings",
     "gaussian_wasserstein",
+    "gaussian_wasserstein_from_embeddings",
     "grade_order",
     "grade_wasserstein",
     "grade_wasserstein_from_embeddings",

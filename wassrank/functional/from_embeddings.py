@@ -15,8 +15,9 @@ from wassrank.reference import Terms
 
 from . import checks
 from .exclude import as_tensor, is_best, positive_of, real, with_left_out
+from .gaussian_wasserstein import COVARIANCES
 from .graded_loss import asks_for_more, say_once
-from .shared_embeddings import agree, everyones_passages
+from .shared_embeddings import agree, everyones_mask, everyones_passages
 
 
 def grade_wasserstein_from_embeddings(
@@ -181,6 +182,7 @@ def combined_loss_from_embeddings(
     label_temperature: float | Tensor = 1.0,
     target: str | Tensor = "softmax",
     positives: Tensor | None = None,
+    negative_grade: int | None = None,
     mask: Tensor | None = None,
     exclude: Tensor | Sequence[tuple[int, int]] | None = None,
     weight: Tensor | None = None,
@@ -206,6 +208,78 @@ def combined_loss_from_embeddings(
 def _but_these(given: dict[str, Any], *own: str) -> dict[str, Any]:
     """A public function's arguments as `_row_losses` takes them: less the tensors every call has, and its own."""
     return {name: value for name, value in given.items() if name not in ("queries", "passages", "labels", *own)}
+
+
+def gaussian_wasserstein_from_embeddings(
+    queries: Tensor,  # [Q, d]
+    passages: Tensor,  # [N, d]
+    labels: Tensor,  # [Q, K] with N = Q·K, or [Q, N]
+    *,
+    similarity: str = "dot",
+    temperature: float | Tensor = 1.0,
+    label_temperature: float | Tensor = 1.0,
+    target: str | Tensor = "softmax",
+    mask: Tensor | None = None,
+    exclude: Tensor | Sequence[tuple[int, int]] | None = None,
+    in_batch: float | None = 0,
+    num_levels: int = 8,
+    covariance: str = "full",
+    eps: float = 0.0,
+    gather: bool | str = False,
+    group: Shared = None,
+    tile: tuple[int, int] | None = None,
+    backend: str = "auto",
+    validate: bool = False,
+    **others: Any,
+) -> Tensor:
+    """`wassrank.gaussian_wasserstein` of the scores queries · passagesᵀ, which come some rows at a time and are never
+    stored.
+
+    Memory beside inputs and their gradients is O(Q² + N) numbers in float64 and a chunk of scores with its gradient;
+    half-precision passages have their gradient summed in float32, N·d numbers. Five matrix products where scores are
+    stored take three.
+
+    Args: as `wassrank.gaussian_wasserstein` and `wassrank.grade_wasserstein_from_embeddings` have them. Labels may be
+        floats. Of `tile` the rows count: chunks are of all columns. With gather="ring" the passages go round once for
+        each chunk of each sweep.
+    """
+    checks.check_batch_statistic("gaussian_wasserstein_from_embeddings", others)
+    options: dict[str, Any] = {
+        "similarity": similarity,
+        "temperature": temperature,
+        "label_temperature": label_temperature,
+        "target": target,
+        "mask": mask,
+        "exclude": exclude,
+        "in_batch": in_batch,
+        "num_levels": num_levels,
+        "covariance": covariance,
+        "eps": eps,
+        "tile": tile,
+    }
+
+    def check() -> None:
+        _check(queries, passages, labels, options, gather, validate)
+        checks.check_choice("covariance", covariance, COVARIANCES)
+        checks.check_eps(eps, covariance)
+
+    shared, total = None, None
+    if gather and present():
+        together, sizes = agree(group, check, queries, passages, labels, options)
+        total = sum(sizes)
+        options["mask"] = everyones_mask(together, mask, labels, total)
+        shared = together, everyones_passages(together, sizes, ring=gather == "ring"), max(together.counts)
+    else:
+        check()
+    scores = checks.shape_of_scores(queries, passages, total)
+    options["mask"] = _as_flags(options["mask"], scores)
+    options["exclude"] = as_tensor(exclude, queries.device)
+    if labels.is_floating_point():
+        options["num_levels"] = None
+    fused = resolve_backend(queries.device, backend)
+    return ops.gaussian_wasserstein_from_embeddings.fused(
+        queries, passages, labels, backend=fused, shared=shared, **options
+    )
 
 
 def _row_losses(
@@ -252,22 +326,20 @@ def _row_losses(
     }
 
     def check() -> None:
-        _check(queries, passages, labels, terms, options, negative_grade, gather, validate)
+        _check(queries, passages, labels, options, gather, validate)
+        _check_row_losses(queries, labels, terms, options, negative_grade)
 
     shared, first, total = None, 0, None
     if gather and present():
-        device = queries.device if isinstance(queries, Tensor) else torch.device("cpu")
-        together, sizes = agree(group, check, queries, passages, labels, options, device)
+        together, sizes = agree(group, check, queries, passages, labels, options)
         first, total = together.first, sum(sizes)
-        if mask is not None and mask.shape == labels.shape and labels.shape[1] != total:
-            options["mask"] = together.rows(mask)
+        options["mask"] = everyones_mask(together, mask, labels, total)
         shared = together, everyones_passages(together, sizes, ring=gather == "ring")
     else:
         check()
     scores = checks.shape_of_scores(queries, passages, total)
     options["position"] = None if position is None else checks.line(position, scores, labels, num_levels, in_batch)
-    if options["mask"] is not None and options["mask"].shape != scores.shape:
-        options["mask"] = options["mask"].reshape(-1)
+    options["mask"] = _as_flags(options["mask"], scores)
     exclude = as_tensor(exclude, queries.device)
     begin = None if labels.shape == scores.shape else first
     if negative_grade is not None:
@@ -296,16 +368,15 @@ def _backend(device: torch.device, backend: str) -> str:
     return "torch"
 
 
+def _as_flags(mask: Tensor | None, scores: Tensor) -> Tensor | None:
+    """[Q, N], or one flag a passage for every row, [N]."""
+    return mask if mask is None or mask.shape == scores.shape else mask.reshape(-1)
+
+
 def _check(
-    queries: Tensor,
-    passages: Tensor,
-    labels: Tensor,
-    terms: Terms,
-    options: dict[str, Any],
-    negative_grade: int | None,
-    gather: bool | str,
-    validate: bool,
+    queries: Tensor, passages: Tensor, labels: Tensor, options: dict[str, Any], gather: bool | str, validate: bool
 ) -> None:
+    """What all losses ask of their arguments."""
     o = options
     checks.check_choice("similarity", o["similarity"], checks.SIMILARITIES)
     checks.check_ways(gather)
@@ -313,19 +384,33 @@ def _check(
     shared = bool(gather) and present()
     scores = checks.shape_of_scores(queries, passages)
     checks.check_labels(scores, labels, None, shared=shared)
-    if shared and labels.shape[1] != scores.shape[1] and len(labels):
+    if shared:
         scores = checks.shape_of_scores(queries, passages, _columns_of(o, labels))
     asked = (o[name] for name in ("label_temperature", "target", "mask", "in_batch", "num_levels"))
     checks.check_asked(scores, labels, len(queries), *asked)
-    if o["weight"] is not None:
-        checks.check_one_a_query("weight", o["weight"], scores, len(queries))
-    if o["positives"] is not None:
-        checks.check_positives(o["positives"], scores, len(queries))
     checks.check_temperature(o["temperature"], queries)
-    checks.check_order(o["p"])
-    checks.check_choice("reduction", o["reduction"], checks.REDUCTIONS)
     checks.check_exclude(o["exclude"], scores)
     checks.check_tile(o["tile"], queries)
+    why = asks_for_more(o["target"], o.get("weight"), o["label_temperature"])
+    if why is not None:
+        raise ValueError(
+            f"from embeddings this cannot be done: {why}; or take the loss of scores, queries @ passages.T"
+        )
+    if validate:
+        num_levels = None if labels.is_floating_point() else o["num_levels"]
+        checks.check_values(labels, o["target"], o["mask"], None, num_levels)
+
+
+def _check_row_losses(
+    queries: Tensor, labels: Tensor, terms: Terms, options: dict[str, Any], negative_grade: int | None
+) -> None:
+    o = options
+    if o["weight"] is not None:
+        checks.check_one_a_query("weight", o["weight"], queries, len(queries))
+    if o["positives"] is not None:
+        checks.check_positives(o["positives"], queries, len(queries))
+    checks.check_order(o["p"])
+    checks.check_choice("reduction", o["reduction"], checks.REDUCTIONS)
     if labels.is_floating_point() and (terms.wasserstein or (terms.kl and not isinstance(o["target"], Tensor))):
         raise TypeError(
             f"from embeddings labels must be integer grades, got {labels.dtype}: a distance between float labels asks "
@@ -334,26 +419,11 @@ def _check(
         )
     if negative_grade is not None and (terms.wasserstein or terms.kl):
         raise ValueError("negative_grade leaves out passages that the other losses of the sum look at")
-    why = asks_for_more(o["target"], o["weight"], o["label_temperature"])
-    if why is not None:
-        raise ValueError(
-            f"from embeddings this cannot be done: {why}; or take the loss of scores, queries @ passages.T"
-        )
-    if validate:
-        checks.check_values(
-            labels, o["target"], o["mask"], None, None if labels.is_floating_point() else o["num_levels"]
-        )
 
 
-def _columns_of(options: dict[str, Any], labels: Tensor) -> int | None:
-    """How many passages what is given says that the processes have together; None where nothing does."""
-    wide = [options[name] for name in ("mask", "target", "exclude")]
-    widths = [
-        t.shape[1]
-        for t in wide
-        if isinstance(t, Tensor)
-        and t.dim() == 2
-        and t.shape != labels.shape
-        and t.dtype in (torch.bool, *checks.FLOATS)
-    ]
-    return widths[0] if widths else None
+def _columns_of(options: dict[str, Any], labels: Tensor) -> int:
+    """How many passages the processes have together, by what is given of all of them; [q, K] where nothing is."""
+    for value in (options["mask"], options["target"], options["exclude"]):
+        if isinstance(value, Tensor) and value.dim() == 2 and value.shape != labels.shape and value.shape[1] != 2:
+            return value.shape[1]
+    return labels.shape[1]

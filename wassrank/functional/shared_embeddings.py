@@ -19,7 +19,6 @@ def agree(
     passages: Tensor,
     labels: Tensor,
     options: dict[str, Any],
-    device: torch.device,
 ) -> tuple[Group, list[int]]:
     """Makes sure that all processes bring parts of one batch. Returns them, and how many passages each one has.
 
@@ -31,6 +30,7 @@ def agree(
         del same["exclude"]  # whose number of pairs may differ
         return [*queries.shape, len(passages), labels.shape[1]], (same, labels.dtype, queries.dtype)
 
+    device = queries.device if isinstance(queries, Tensor) else torch.device("cpu")
     said, same = told(group, check, facts, device)
     shapes = ", ".join(f"{q} queries and {n} passages of width {d} with labels [{q}, {K}]" for q, d, n, K in said)
     if len({(d, K) for _, d, _, K in said}) > 1:
@@ -50,6 +50,12 @@ def agree(
 
 def _form(value: Tensor) -> str:
     return f"{value.dtype}, {value.dim()}"
+
+
+def everyones_mask(together: Group, mask: Tensor | None, labels: Tensor, total: int) -> Tensor | None:
+    """Where this process's mask is of its own passages, all processes'."""
+    of_own = mask is not None and mask.shape == labels.shape and labels.shape[1] != total
+    return together.rows(mask) if of_own and mask is not None else mask
 
 
 def everyones_passages(together: Group, sizes: list[int], ring: bool) -> Callable[[Tensor], Passages]:

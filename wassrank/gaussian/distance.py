@@ -12,7 +12,7 @@ Rows may be shared out among processes (world.py): then Q counts the whole batch
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,8 +66,14 @@ def forward(passes: Passes, a: Arguments, world: World = Alone()) -> tuple[Tenso
     return distance.to(compute_dtype(a.scores.dtype)), Kept(row, excess, columns, along, W, everywhere, flag)
 
 
-def backward(passes: Passes, a: Arguments, kept: Kept, grad_loss: Tensor, world: World = Alone()) -> Tensor:  # noqa: B008
-    gradient = torch.empty_like(a.scores)
+def backward(
+    passes: Passes,
+    a: Arguments,
+    kept: Kept,
+    grad_loss: Tensor,
+    gradient: Any,  # where the passes write it: [q, N], as scores
+    world: World = Alone(),  # noqa: B008
+) -> None:
     scale = grad_loss.double() / a.temperature
 
     def write(begin: int, end: int, turned: Turned | Tensor | None) -> None:
@@ -81,7 +87,6 @@ def backward(passes: Passes, a: Arguments, kept: Kept, grad_loss: Tensor, world:
     else:
         for begin, end, _, E_T in _tiles(passes, a, world, kept.row, kept.columns, kept.W.shape[1]):
             write(begin, end, kept.W @ E_T)
-    return gradient
 
 
 def _merged(moments: Tensor, row: Tensor, everyone: Tensor, world: World) -> Tensor:
@@ -122,10 +127,10 @@ def _products(
 
 
 def _in_blocks(a: Arguments, flag: Tensor, world: World) -> bool:
-    """Asks for the flag only where that costs nothing, or where several processes must agree."""
+    """Asks for the flag only where that costs nothing, or where it must be known."""
     if not a.blocks:
         return False
-    known = flag.device.type == "cpu" or not isinstance(world, Alone)
+    known = flag.device.type == "cpu" or world.asks
     return not (known and bool(flag))
 
 

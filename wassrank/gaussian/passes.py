@@ -21,7 +21,7 @@ not asked, kernels of the block form look at a flag and, where it is set, do the
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -128,7 +128,7 @@ class Passes(Protocol):
         columns: Tensor,  # [4, N] as `Column`
         along: Tensor,  # [Q]
         scale: Tensor,  # []
-        out: Tensor,  # [Q, N], as scores: columns begin … end are written
+        out: Any,  # [Q, N], as scores: columns begin … end are written (wassrank/embeddings has another place)
         begin: int,
         end: int,
         turned: Turned | Tensor | None,

@@ -2,6 +2,7 @@
 
 from . import (
     gaussian_wasserstein,
+    gaussian_wasserstein_from_embeddings,
     graded_loss,
     level_losses,
     level_losses_from_embeddings,
@@ -12,6 +13,7 @@ from . import (
 
 __all__ = [
     "gaussian_wasserstein",
+    "gaussian_wasserstein_from_embeddings",
     "graded_loss",
     "level_losses",
     "level_losses_from_embeddings",

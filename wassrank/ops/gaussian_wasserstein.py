@@ -79,7 +79,7 @@ def _triton(a: Arguments, first: int) -> Passes:
     return passes
 
 
-_PASSES: dict[str, Callable[[Arguments, int], Passes]] = {"native": _native, "triton": _triton}
+PASSES: dict[str, Callable[[Arguments, int], Passes]] = {"native": _native, "triton": _triton}
 
 
 def _distance(backend: str, a: Arguments, world: World) -> tuple[Tensor, Kept]:
@@ -88,12 +88,14 @@ def _distance(backend: str, a: Arguments, world: World) -> tuple[Tensor, Kept]:
         if small is not None:
             return small
     with torch.cuda.device_of(a.scores):  # whose kernels they are; nothing on the CPU
-        return distance.forward(_PASSES[backend](a, world.first), a, world)
+        return distance.forward(PASSES[backend](a, world.first), a, world)
 
 
 def _gradient(backend: str, a: Arguments, kept: Kept, grad_loss: Tensor, world: World) -> Tensor:
+    gradient = torch.empty_like(a.scores)
     with torch.cuda.device_of(a.scores):
-        return distance.backward(_PASSES[backend](a, world.first), a, kept, grad_loss, world)
+        distance.backward(PASSES[backend](a, world.first), a, kept, grad_loss, gradient, world)
+    return gradient
 
 
 class _OfGroup(torch.autograd.Function):
@@ -184,5 +186,5 @@ _OPERATORS = register(
     save=_save,
     backward=_backward,
     short_cut=ShortCut(direct.serves, *_kernels("native")),
-    kernels={backend: _kernels(backend) for backend in _PASSES},
+    kernels={backend: _kernels(backend) for backend in PASSES},
 )

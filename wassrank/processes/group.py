@@ -27,6 +27,8 @@ def present() -> bool:
 class Group:
     """A `wassrank.processes.world.World`. Every process calls the same methods in the same order."""
 
+    asks = True
+
     def __init__(self, group: Shared, counts: Sequence[int]) -> None:
         self.group, self.counts = group, list(counts)  # rows of each process
         self.rank = dist.get_rank(group)

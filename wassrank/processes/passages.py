@@ -39,12 +39,12 @@ class Passages(Protocol):
 
     def tour(self) -> Iterator[Block]: ...
 
-    def tour_back(self, dtype: torch.dtype) -> Iterator[Block]:
-        """With gradients, computed in `dtype`."""
+    def tour_back(self, dtype: torch.dtype, *, only: bool = True) -> Iterator[Block]:
+        """With gradients, computed in `dtype`. `only`: there is no other tour back, whose gradients are added to."""
         ...
 
     def gradient(self) -> Tensor:
-        """After the tour back: this process's own passages', of their dtype."""
+        """After the last tour back: this process's own passages', of their dtype."""
         ...
 
 
@@ -59,13 +59,16 @@ class Here:
     def tour(self) -> Iterator[Block]:
         yield Block(0, self._passages)
 
-    def tour_back(self, dtype: torch.dtype) -> Iterator[Block]:
-        self._gradient = torch.empty_like(self._passages)
-        yield Block(0, self._passages, self._gradient)
+    def tour_back(self, dtype: torch.dtype, *, only: bool = True) -> Iterator[Block]:
+        if only:  # straight to where they belong
+            self._gradient = torch.empty_like(self._passages)
+        elif self._gradient is None:
+            self._gradient = torch.zeros_like(self._passages, dtype=dtype)
+        yield Block(0, self._passages, self._gradient, complete=only)
 
     def gradient(self) -> Tensor:
         assert self._gradient is not None
-        return self._gradient
+        return self._gradient.to(self._passages.dtype)
 
 
 class Gathered:
@@ -74,15 +77,19 @@ class Gathered:
     def __init__(self, group: Group, own: Tensor, sizes: Sequence[int]) -> None:
         self._group, self._own, self._sizes = group, own, sizes
         self.total = sum(sizes)
+        self._all: Tensor | None = None
         self._gradient: Tensor | None = None
 
     def tour(self) -> Iterator[Block]:
-        yield Block(0, everyones(self._own, self._sizes, self._group.group))
+        if self._all is None:
+            self._all = everyones(self._own, self._sizes, self._group.group)
+        yield Block(0, self._all)
 
-    def tour_back(self, dtype: torch.dtype) -> Iterator[Block]:
-        passages = everyones(self._own, self._sizes, self._group.group)
-        self._gradient = torch.zeros_like(passages, dtype=dtype)
-        yield Block(0, passages, self._gradient)
+    def tour_back(self, dtype: torch.dtype, *, only: bool = True) -> Iterator[Block]:
+        for begin, passages, *_ in self.tour():
+            if self._gradient is None:
+                self._gradient = torch.zeros_like(passages, dtype=dtype)
+            yield Block(begin, passages, self._gradient, complete=False)
 
     def gradient(self) -> Tensor:
         assert self._gradient is not None
@@ -110,7 +117,7 @@ class Ring:
             if coming is not None:
                 passages = coming()
 
-    def tour_back(self, dtype: torch.dtype) -> Iterator[Block]:
+    def tour_back(self, dtype: torch.dtype, *, only: bool = True) -> Iterator[Block]:
         passages, world = self._own, len(self._sizes)
         gradient = torch.zeros_like(passages, dtype=dtype)
         for step in range(world):
@@ -121,7 +128,7 @@ class Ring:
                 gradient = self._exchange(gradient, owner)()
             if coming is not None:
                 passages = coming()
-        self._gradient = gradient
+        self._gradient = gradient if self._gradient is None else self._gradient + gradient
 
     def gradient(self) -> Tensor:
         assert self._gradient is not None

@@ -12,6 +12,7 @@ Found = TypeVar("Found", bound=tuple[Tensor, ...])
 
 class World(Protocol):
     first: int  # the batch's query that this process's first row is
+    asks: bool  # the device is asked which form targets have, as those must who are to do the same
 
     def checked(self, run: Callable[[], Found]) -> Found:
         """run(), tensors; the ValueError of one process is an error on all."""
@@ -32,6 +33,9 @@ class World(Protocol):
 
 class Alone:
     first = 0
+
+    def __init__(self, asks: bool = False) -> None:
+        self.asks = asks
 
     def checked(self, run: Callable[[], Found]) -> Found:
         return run()

@@ -1,5 +1,4 @@
-"""The passes of wassrank/gaussian/passes.py in plain torch, whole matrices at a time: what kernels are to do, said
-briefly."""
+"""The passes in plain torch, whole matrices at a time: what kernels are to do, said briefly. Any device."""
 
 from __future__ import annotations
 
@@ -7,8 +6,9 @@ import torch
 from torch import Tensor
 
 from wassrank.codes import Target
-from wassrank.gaussian.passes import Arguments, Column, Row, Turned
 from wassrank.reference.rows import gain, stray_grade
+
+from .passes import Arguments, Column, Row, Turned
 
 
 class PlainPasses:
