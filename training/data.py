@@ -54,31 +54,41 @@ def read_collection(folder: Path, splits: Sequence[str]) -> Collection:
     return Collection(corpus, queries, {split: qrels[split] for split in splits})
 
 
-def _read_texts(path: Path, empty_allowed: bool) -> tuple[dict[str, str], dict[str, int]]:
-    """id → text and id → line number of a .jsonl file."""
-    texts: dict[str, str] = {}
-    lines: dict[str, int] = {}
-    for number, line in _numbered_lines(path):
-        record = _json_object(line, f"{path}:{number}")
+def texts(path: Path) -> Iterator[tuple[int, str, str]]:
+    """Line number, id and text (its title first) of each line of a .jsonl file, read as it is asked for.
+
+    Raises:
+        InputError: a line without a usable id and text, or a file that cannot be read.
+    """
+    for number, line in numbered_lines(path):
+        record = json_object(line, f"{path}:{number}")
         identifier, text, title = record.get("_id"), record.get("text"), record.get("title") or ""
         if not isinstance(identifier, str) or not identifier:
             raise InputError(f'{path}:{number}: "_id" must be a string that is not empty, got {identifier!r}')
         if not isinstance(text, str) or not isinstance(title, str):
             raise InputError(f'{path}:{number}: "text" (and "title" where given) must be a string')
-        if identifier in texts:
+        yield number, identifier, f"{title} {text}".strip()
+
+
+def _read_texts(path: Path, empty_allowed: bool) -> tuple[dict[str, str], dict[str, int]]:
+    """id → text and id → line number of a .jsonl file."""
+    found: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    for number, identifier, text in texts(path):
+        if identifier in found:
             raise InputError(f"{path}:{number}: duplicate id {identifier!r}, first on line {lines[identifier]}")
-        texts[identifier] = f"{title} {text}".strip()
+        found[identifier] = text
         lines[identifier] = number
-        if not texts[identifier] and not empty_allowed:
+        if not text and not empty_allowed:
             raise InputError(f"{path}:{number}: {identifier!r} has an empty text")
-    if not texts:
+    if not found:
         raise InputError(f"{path}: the file is empty")
-    return texts, lines
+    return found, lines
 
 
 def _read_qrels(path: Path, corpus: dict[str, str], queries: dict[str, str]) -> Qrels:
     qrels: Qrels = {}
-    lines = _numbered_lines(path)
+    lines = numbered_lines(path)
     _, header = next(lines, (1, ""))
     if header != HEADER:
         raise InputError(f"{path}:1: the header must be {HEADER!r}, got {header!r}")
@@ -103,7 +113,8 @@ def _read_qrels(path: Path, corpus: dict[str, str], queries: dict[str, str]) -> 
     return qrels
 
 
-def _json_object(line: str, where: str) -> dict[str, Any]:
+def json_object(line: str, where: str) -> dict[str, Any]:
+    """The JSON object on a line; `where` begins the complaint if there is none."""
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
@@ -113,7 +124,8 @@ def _json_object(line: str, where: str) -> dict[str, Any]:
     return record
 
 
-def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 file, counted from 1, without their ends."""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
