@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx2
+import aiohttp
 
 from training.errors import InputError, first_line
 from training.generate.backends.base import BusyError, Completion, Message, RejectedError, Sampling
@@ -20,6 +22,8 @@ STRUCTURED = ("json_schema", "json_object", "none")
 
 CHECK_SECONDS = 30.0
 CHECK_TOKENS = 16
+SHORTEST_SECRET = 12
+"""Characters. Servers without keys are given EMPTY, none or x by custom: no secrets, and words of a passage."""
 LONGEST_QUOTE = 300  # characters of what an endpoint says, in a message
 _TRY_LATER = {408, 409, 425, 429}
 
@@ -58,7 +62,7 @@ class Http:
         self._structured = structured
         self._key_name = api_key_env
         self._key = _key(api_key_env, key_required)
-        self._client: httpx2.AsyncClient | None = None
+        self._session: aiohttp.ClientSession | None = None
 
     def describe(self) -> dict[str, Any]:
         sampling = {"temperature": self._sampling.temperature, "top_p": self._sampling.top_p}
@@ -66,41 +70,41 @@ class Http:
 
     async def start(self) -> None:
         """Connect, see that the endpoint takes the key and knows the model, and put one small question to it."""
-        self._client = httpx2.AsyncClient(
+        self._session = aiohttp.ClientSession(
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None),  # the run bounds them
-            timeout=None,  # the run has a limit for the request as a whole
+            connector=aiohttp.TCPConnector(limit=0),  # the run bounds them
+            timeout=aiohttp.ClientTimeout(total=None),  # the run has a limit for the request as a whole
+            cookie_jar=aiohttp.DummyCookieJar(),  # a million answers' cookies are nobody's
         )
         try:
-            response = await self._client.get(f"{self._url}/models", timeout=CHECK_SECONDS)
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise InputError(f"{self._url}: cannot be reached: {self._clean(first_line(error))}") from None
-        self._refuse_key(response)
-        if response.status_code == 200:
-            self._refuse_unknown(response)
-        elif response.status_code not in (404, 405):  # which list no models; the question will show
-            raise InputError(f"{self._url}/models: HTTP {response.status_code}: {self._quote(response)}")
+            async with asyncio.timeout(CHECK_SECONDS):
+                answer = await self._request("GET", "models")
+        except (BusyError, TimeoutError) as error:
+            raise InputError(f"{self._url}: cannot be reached: {error or 'no answer'}") from None
+        self._refuse_key(answer)
+        if answer.status == 200:
+            self._refuse_unknown(answer)
+        elif answer.status not in (404, 405):  # which list no models; the question will show
+            raise InputError(f"{self._url}/models: HTTP {answer.status}: {quote(answer.text)}")
         question: list[Message] = [{"role": "user", "content": "Answer with an empty text."}]
         try:
             async with asyncio.timeout(CHECK_SECONDS):
                 await self.complete(question, schema(["text"]), seed=0, max_tokens=CHECK_TOKENS)
         except RejectedError as error:
-            said = " ".join(error.raw.split())[:LONGEST_QUOTE]
-            raise InputError(f"{self._url}: refuses the kind of request we make: {error}: {said}") from None
+            raise InputError(f"{self._url}: refuses the kind of request we make: {error}: {quote(error.raw)}") from None
         except (BusyError, TimeoutError):  # it may be under load; a run has patience
             pass
 
-    def _refuse_unknown(self, response: httpx2.Response) -> None:
+    def _refuse_unknown(self, answer: _Answer) -> None:
         try:
-            known = [str(model["id"]) for model in response.json()["data"]]
+            known = [self._clean(str(model["id"])) for model in json.loads(answer.text)["data"]]
         except (ValueError, KeyError, TypeError):
-            raise InputError(f"{self._url}/models: no list of models: {self._quote(response)}") from None
+            raise InputError(f"{self._url}/models: no list of models: {quote(answer.text)}") from None
         if self._model not in known:
-            listed = self._clean(", ".join(sorted(known)[:10])) or "none"
+            listed = ", ".join(sorted(known)[:10]) or "none"
             raise InputError(f"{self._url}: does not know the model {self._model!r}; it has {listed}")
 
     async def complete(self, messages: list[Message], schema: dict[str, Any], seed: int, max_tokens: int) -> Completion:
-        assert self._client is not None, "start comes first"
         body = {
             "model": self._model,
             "messages": messages,
@@ -110,22 +114,33 @@ class Http:
             "top_p": self._sampling.top_p,
             **self._response_format(schema),
         }
-        try:
-            response = await self._client.post(f"{self._url}/chat/completions", json=body)
-        except httpx2.HTTPError as error:
-            raise BusyError(f"{type(error).__name__}: {self._clean(first_line(error))}") from None
-        if response.status_code == 200:
-            return self._completion(response)
-        self._refuse_key(response)
-        if response.status_code in _TRY_LATER or response.status_code >= 500:
-            raise BusyError(f"HTTP {response.status_code}", retry_after(response.headers.get("retry-after")))
-        if response.status_code == 404:
-            raise InputError(f"{self._url}: HTTP 404 for the model {self._model!r}: {self._quote(response)}")
-        raise RejectedError(f"HTTP {response.status_code}", self._clean(response.text))
+        answer = await self._request("POST", "chat/completions", body)
+        if answer.status == 200:
+            completion = _completion(answer.text)
+            return replace(completion, text=self._clean(completion.text))  # JSON may have hidden it by an escape
+        self._refuse_key(answer)
+        if answer.status in _TRY_LATER or answer.status >= 500:
+            raise BusyError(f"HTTP {answer.status}", retry_after(answer.retry_after))
+        if answer.status == 404:
+            raise InputError(f"{self._url}: HTTP 404 for the model {self._model!r}: {quote(answer.text)}")
+        raise RejectedError(f"HTTP {answer.status}", answer.text)
 
     async def close(self) -> None:
-        if self._client is not None:
-            await self._client.aclose()
+        if self._session is not None:
+            await self._session.close()
+
+    async def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> _Answer:
+        """Raises BusyError if there is no whole answer, whatever its status."""
+        assert self._session is not None, "start comes first"
+        try:
+            # A redirect might lead the key elsewhere.
+            async with self._session.request(
+                method, f"{self._url}/{path}", json=body, allow_redirects=False
+            ) as response:
+                text = (await response.read()).decode("utf-8", errors="replace")
+                return _Answer(response.status, self._clean(text), response.headers.get("Retry-After"))
+        except aiohttp.ClientError as error:
+            raise BusyError(f"{type(error).__name__}: {self._clean(first_line(error))}") from None
 
     def _response_format(self, schema: dict[str, Any]) -> dict[str, Any]:
         if self._structured == "json_schema":
@@ -135,35 +150,46 @@ class Http:
             return {"response_format": {"type": "json_object", "schema": schema}}
         return {}
 
-    def _completion(self, response: httpx2.Response) -> Completion:
-        try:
-            answer = response.json()
-            choice = answer["choices"][0]
-            text, refusal = choice["message"].get("content"), choice["message"].get("refusal")
-            ended = choice.get("finish_reason")
-            usage = answer.get("usage") or {}
-            tokens_in, tokens_out = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            raise BusyError("an answer that is no chat completion") from None
-        if refusal or ended == "content_filter":
-            return Completion(self._clean(str(refusal or text or "")), tokens_in, tokens_out, "refused")
-        if not isinstance(text, str | None):
-            raise BusyError("an answer that is no chat completion")
-        return Completion(self._clean(text or ""), tokens_in, tokens_out, "length" if ended == "length" else "stop")
-
-    def _refuse_key(self, response: httpx2.Response) -> None:
-        if response.status_code not in (401, 403):
+    def _refuse_key(self, answer: _Answer) -> None:
+        if answer.status not in (401, 403):
             return
         if not self._key:
             raise InputError(f"{self._url}: demands a key: put it into the environment variable {self._key_name}")
-        raise InputError(f"{self._url}: refuses the key in {self._key_name} (HTTP {response.status_code})")
-
-    def _quote(self, response: httpx2.Response) -> str:
-        return " ".join(self._clean(response.text).split())[:LONGEST_QUOTE] or "(nothing)"
+        raise InputError(f"{self._url}: refuses the key in {self._key_name} (HTTP {answer.status})")
 
     def _clean(self, text: str) -> str:
         """What the endpoint said may hold the key it was sent; what is kept or shown may not."""
-        return text.replace(self._key, "[key]") if self._key else text
+        return text.replace(self._key, "[key]") if len(self._key) >= SHORTEST_SECRET else text
+
+
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    text: str  # without the key
+    retry_after: str | None
+
+
+def _completion(body: str) -> Completion:
+    """What a chat completion says."""
+    try:
+        answer = json.loads(body)
+        choice = answer["choices"][0]
+        text, refusal = choice["message"].get("content"), choice["message"].get("refusal")
+        ended = choice.get("finish_reason")
+        usage = answer.get("usage") or {}
+        tokens_in, tokens_out = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        raise BusyError("an answer that is no chat completion") from None
+    if not isinstance(text, str | None):
+        raise BusyError("an answer that is no chat completion")
+    if refusal or ended == "content_filter":
+        return Completion(str(refusal or text or ""), tokens_in, tokens_out, "refused")
+    return Completion(text or "", tokens_in, tokens_out, "length" if ended == "length" else "stop")
+
+
+def quote(text: str) -> str:
+    """What an endpoint said, for a message of one line."""
+    return " ".join(text.split())[:LONGEST_QUOTE] or "(nothing)"
 
 
 def retry_after(value: str | None) -> float:
