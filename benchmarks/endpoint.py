@@ -59,6 +59,7 @@ class Endpoint:
     def __init__(self, behaviour: Behaviour, key: str | None = None) -> None:
         self.requests: list[dict[str, Any]] = []  # bodies of the requests for completions, if they are to be kept
         self.most_at_once = 0
+        self.connections = 0
         self.keep = True
         self._behaviour = behaviour
         self._key = key
@@ -74,6 +75,7 @@ class Endpoint:
             await server.serve_forever()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while head := (await reader.readuntil(b"\r\n\r\n")).decode("latin-1"):
                 fields = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
@@ -111,33 +113,29 @@ class Endpoint:
 @contextmanager
 def serving(endpoint: Endpoint) -> Iterator[str]:
     """The endpoint in a thread of its own; gives its base URL."""
-    loop = asyncio.new_event_loop()
     ready = threading.Event()
     urls: list[str] = []
+    running: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = []
 
     def started(url: str) -> None:
         urls.append(url)
         ready.set()
 
-    serve = loop.create_task(endpoint.serve(started))
-
-    def run() -> None:
+    async def serve() -> None:
+        task = asyncio.ensure_future(endpoint.serve(started))
+        running.append((asyncio.get_running_loop(), task))
         with contextlib.suppress(asyncio.CancelledError):
-            loop.run_until_complete(serve)
+            await task
 
-    thread = threading.Thread(target=run, daemon=True)
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
     assert ready.wait(10), "the endpoint does not start"
     try:
         yield urls[0]
     finally:
-        loop.call_soon_threadsafe(serve.cancel)
+        loop, task = running[0]
+        loop.call_soon_threadsafe(task.cancel)
         thread.join(10)
-        rest = asyncio.all_tasks(loop)
-        for task in rest:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*rest, return_exceptions=True))
-        loop.close()
 
 
 def main() -> None:

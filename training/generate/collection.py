@@ -17,6 +17,7 @@ from typing import Any, TextIO
 from training.data import HEADER, json_object, numbered_lines
 from training.errors import InputError
 from training.generate.context import Passage, RankingContext
+from training.generate.store import full
 
 CONTEXTS = "contexts.jsonl"
 CORPUS, QUERIES, QRELS = "corpus.jsonl", "queries.jsonl", "qrels/train.tsv"
@@ -89,7 +90,7 @@ def _whole(folder: Path, *names: str) -> Iterator[list[TextIO]]:
             (folder / name).parent.mkdir(exist_ok=True)
             os.replace(partial, folder / name)
     except OSError as error:
-        raise InputError(f"{folder}: the collection cannot be written: {error.strerror}") from error
+        raise full(folder, error) from error
     finally:
         for partial in partials:
             partial.unlink(missing_ok=True)
