@@ -103,6 +103,16 @@ def _read_qrels(path: Path, corpus: dict[str, str], queries: dict[str, str]) -> 
     return qrels
 
 
+def json_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """`file:line` and the object of each line of a .jsonl file.
+
+    Raises:
+        InputError: the file cannot be read, or a line is no JSON object.
+    """
+    for number, line in _numbered_lines(path):
+        yield f"{path}:{number}", _json_object(line, f"{path}:{number}")
+
+
 def _json_object(line: str, where: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
