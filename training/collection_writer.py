@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from training.data import HEADER
+from training.judgements import HEADER
 
 
 class CollectionWriter:

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import combinations
 
+from training.fingerprint import fingerprint
 from training.generate.context import Passage, RankingContext
-from training.generate.near_duplicates import fingerprint, normal_form, shingles, similarity
+from training.generate.near_duplicates import normal_form, shingles, similarity
 
 Failures = frozenset[int]
 """Places in RankingContext.passages."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from hashlib import blake2b
 
 SHINGLE = 5  # characters: about a word, so that a shingle that is shared by chance is rare
 
@@ -19,11 +18,6 @@ _NO_WORD = re.compile(r"[\W_]+")
 def normal_form(text: str) -> str:
     """The words of a text, in compatibility form and without case, separated by one space."""
     return _NO_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
-
-
-def fingerprint(normal: str) -> int:
-    """64 bits that stand for a text: among 100 million texts, some two are equal by chance with probability 3e-4."""
-    return int.from_bytes(blake2b(normal.encode(), digest_size=8).digest())
 
 
 def shingles(normal: str) -> frozenset[str]:

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from training.data import json_objects
 from training.errors import InputError
+from training.fingerprint import fingerprint
 from training.generate.context import Passage, RankingContext
-from training.generate.near_duplicates import fingerprint
+from training.lines import json_objects
 
 CONTEXTS_FILE, SET_ASIDE_FILE = "contexts.jsonl", "set_aside.jsonl"
 
