@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from training.data import Collection
 from training.errors import InputError
+from training.judgements import Handle
 
 Passage = TypeVar("Passage")  # whatever names one
 Grade = TypeVar("Grade", bound=float)
@@ -52,10 +53,14 @@ class GradedGroups(Dataset[Group]):
         return len(self._judged)
 
     def __getitem__(self, index: int) -> Group:
-        rng = random.Random(f"{self._seed}/{int(self._epoch)}/{index}")
-        drawn = draw_evenly(_invert(self._judged.passages(index, rng)), self._size, rng)
+        drawn = self.drawn(index)
         texts = tuple(self._judged.passage(handle) for handle, _ in drawn)
         return Group(self._judged.query(index), texts, tuple(grade for _, grade in drawn))
+
+    def drawn(self, index: int) -> list[tuple[Handle, float]]:
+        """The passages of a group, not read yet, and their grades, best grade first."""
+        rng = random.Random(f"{self._seed}/{int(self._epoch)}/{index}")
+        return draw_evenly(_invert(self._judged.passages(index, rng)), self._size, rng)
 
 
 def draw_evenly(
