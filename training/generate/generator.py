@@ -78,8 +78,8 @@ def generate(
     limits = limits or Limits(concurrency=backend.concurrency)
     asked = Prompts(prompts, examples)
     task: Task = Queries(asked, seed) if from_corpus else Contexts(asked, seed, mode)
-    inputs = Inputs(source, skip_empty=from_corpus, texts_differ=not from_corpus)
-    wanted = _wanted(inputs.total, shard, at_most, seed)
+    inputs = Inputs(source, corpus=from_corpus)
+    wanted = _wanted(inputs.usable, shard, at_most, seed)
     same_run = {
         "task": task.name,
         "source": inputs.digest,
@@ -138,20 +138,19 @@ async def _all(
     return Summary(total, store.finished, store.set_aside, left_over, dict(store.tokens), dict(store.failures))
 
 
-def _wanted(total: int, shard: tuple[int, int], at_most: int | None, seed: int) -> NDArray[np.bool_]:
-    """By place: is the item this run's?"""
+def _wanted(usable: NDArray[np.bool_], shard: tuple[int, int], at_most: int | None, seed: int) -> NDArray[np.bool_]:
+    """By place in the source: is the item this run's?"""
     number, shards = shard
     if not 1 <= number <= shards:
         raise InputError(f"the shard must be i/n with 1 <= i <= n, got {number}/{shards}")
-    wanted = np.ones(total, dtype=np.bool_)
+    places = np.flatnonzero(usable)
     if at_most is not None:
         if at_most < 1:
             raise InputError(f"at most {at_most} items leaves none")
-        wanted[np.random.default_rng(seed).permutation(total)[at_most:]] = False
-    # Of what is wanted, not of all: the shards are then equally long.
-    places = np.flatnonzero(wanted)
-    mine = np.zeros(total, dtype=np.bool_)
-    mine[places[number - 1 :: shards]] = True
-    if not mine.any():
+        places = np.sort(np.random.default_rng(seed).permutation(places)[:at_most])
+    mine = places[number - 1 :: shards]
+    if not len(mine):
         raise InputError(f"shard {number}/{shards} has no items, there are {len(places)} in all")
-    return mine
+    wanted = np.zeros(len(usable), dtype=np.bool_)
+    wanted[mine] = True
+    return wanted

@@ -8,37 +8,35 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from hashlib import blake2b
 from pathlib import Path
 
 from training.cli import OneLineErrors, exit_status
 from training.errors import InputError
+from training.fingerprint import fingerprint
 from training.folders import staged
-from training.generate.collection import read_contexts, write_collection
+from training.generate.collection import write_collection
 from training.generate.context import RankingContext
+from training.generate.reading import read_contexts
 
 
-def join(folders: Iterable[Path], out: Path) -> int:
-    """Write the contexts of all `folders` as one collection into `out`; how many passages there are.
+def join(folders: Iterable[Path], out: Path) -> None:
+    """Write the contexts of all `folders` as one collection into `out`.
 
     Raises:
         InputError: a query is there twice, a folder has no contexts, or `out` is not free.
     """
     with staged(out) as folder:
-        passages = write_collection(_each_once(folders), folder)
-        if not passages:
-            raise InputError("there is no finished context in these folders")
-    return passages
+        write_collection(_each_once(folders), folder)
 
 
 def _each_once(folders: Iterable[Path]) -> Iterator[RankingContext]:
-    seen: set[bytes] = set()
+    seen: set[int] = set()
     for folder in folders:
         for context in read_contexts(folder):
-            key = blake2b(context.query_id.encode(), digest_size=16).digest()
-            if key in seen:
-                raise InputError(f"{folder}: query {context.query_id!r} was in a folder before")
-            seen.add(key)
+            identity = fingerprint(context.query_id)
+            if identity in seen:
+                raise InputError(f"{folder}: query {context.query_id!r} has a context in another folder already")
+            seen.add(identity)
             yield context
 
 
@@ -52,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options: argparse.Namespace = parser.parse_args(arguments)
 
     def command() -> None:
-        print(f"{join(options.folders, options.out)} passages: {options.out}")
+        join(options.folders, options.out)
+        print(f"collection: {options.out}")
 
     return exit_status(command)
 

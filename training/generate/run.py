@@ -189,7 +189,7 @@ class Run:
             self._no_answer(error)
             return
         except _SetAsideError as error:
-            told = {"reason": f"{error.kind}: {error}", "raw": error.raw}
+            told = {"reason": error.kind, "detail": str(error), "raw": error.raw}
             self._store.add_aside(named | told | {"tokens": dict(ask.tokens), "attempts": ask.attempts})
             if error.kind == REJECTED:
                 self._no_answer(error)

@@ -23,8 +23,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from training.data import json_object
 from training.errors import InputError
+from training.lines import decoded, json_object
 
 MANIFEST, SET_ASIDE, LOCK = "manifest.json", "set_aside.jsonl", ".lock"
 FORMAT = 1
@@ -203,11 +203,7 @@ class _Lines:
             for number, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
                     break
-                try:
-                    text = line.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise InputError(f"{self._path}:{number}: not UTF-8") from error
-                yield number, json_object(text, f"{self._path}:{number}")
+                yield number, json_object(decoded(line, self._path, number), self._path, number)
                 self._size += len(line)
         os.ftruncate(self._file, self._size)
 
@@ -244,7 +240,7 @@ def _locked(path: Path) -> int:
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        return json_object(path.read_text(encoding="utf-8"), str(path))
+        return json_object(path.read_text(encoding="utf-8"), path, 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

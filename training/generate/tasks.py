@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from training.generate.backends import Message
-from training.generate.collection import CONTEXTS, read_contexts, write_collection, write_queries
+from training.generate.collection import added_whole, write_collection, write_queries
 from training.generate.prompts import PASSAGE, QUERY, Item, Prompts, assistant, digest
+from training.generate.reading import CONTEXTS_FILE, read_contexts
 
 
 class Ask(Protocol):
@@ -35,7 +36,7 @@ class Task(Protocol):
 class Contexts:
     """Passages at several levels for a query."""
 
-    records, id_key, text_key = CONTEXTS, "query_id", "query"
+    records, id_key, text_key = CONTEXTS_FILE, "query_id", "query"
 
     def __init__(self, prompts: Prompts, seed: int, mode: str = "conversation") -> None:
         self.name = f"contexts, {mode}"
@@ -63,7 +64,9 @@ class Contexts:
         return {"passages": passages, "prompt": digest(asked)}
 
     def finish(self, folder: Path) -> dict[str, int]:
-        return {"passages": write_collection(read_contexts(folder), folder)}
+        with added_whole(folder) as partial:
+            write_collection(read_contexts(folder), partial)
+        return {}
 
 
 class Queries:
@@ -82,4 +85,5 @@ class Queries:
         return {"query": " ".join(answer[QUERY].split()), "prompt": digest(messages)}
 
     def finish(self, folder: Path) -> dict[str, int]:
-        return write_queries(folder / self.records, folder)
+        with added_whole(folder) as partial:
+            return write_queries(folder / self.records, partial)

@@ -244,7 +244,7 @@ BAD_QUERIES: dict[str, tuple[bytes, str]] = {
     "no text": (b'{"_id": "a"}\n', 'queries.jsonl:1: "text"'),
     "id with a tab": (b'{"_id": "a\\tb", "text": "x"}\n', "queries.jsonl:1: the id 'a\\tb' holds a tab"),
     "id with a line break": (b'{"_id": "a\\nb", "text": "x"}\n', "queries.jsonl:1: the id 'a\\nb' holds a tab, a line"),
-    "half a character": (b'{"_id": "a", "text": "x \\ud83d"}\n', "queries.jsonl:1: 'a' holds half a character"),
+    "half a character": (b'{"_id": "a", "text": "x \\ud83d"}\n', "queries.jsonl:1: holds half of a surrogate pair"),
 }
 
 

@@ -99,7 +99,7 @@ def test_another_run_is_refused_and_told_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize("manifest", ['{"format": 99, "run": {}}', "{}", "no json", "[]"])
 def test_a_manifest_of_something_else_is_refused(tmp_path: Path, manifest: str) -> None:
     (tmp_path / "manifest.json").write_text(manifest, encoding="utf-8")
-    with pytest.raises(InputError, match=r"manifest\.json: "):
+    with pytest.raises(InputError, match=r"manifest\.json:"):
         store(tmp_path)
     assert (tmp_path / "manifest.json").read_text(encoding="utf-8") == manifest
 

@@ -12,9 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from training.data import json_object, numbered_lines
 from training.errors import InputError
 from training.generate.backends.base import Backend, Completion, Message
+from training.lines import json_objects
 
 
 class Recorded:
@@ -25,12 +25,11 @@ class Recorded:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._answers: dict[str, Completion] = {}
-        for number, line in numbered_lines(path):
-            record = json_object(line, f"{path}:{number}")
+        for where, record in json_objects(path):
             try:
                 self._answers[record.pop("request")] = Completion(**record)
             except (KeyError, TypeError) as error:
-                raise InputError(f"{path}:{number}: is no recorded answer") from error
+                raise InputError(f"{where}: is no recorded answer") from error
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "recorded", "answers": request_hash(sorted(self._answers))}
