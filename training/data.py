@@ -48,7 +48,8 @@ def read_collection(data: Path, splits: Sequence[str]) -> Collection:
         InputError: a missing or broken file (see `Texts` and `Source`), a key that the YAML may not have, a query of
             a folder that no judgement names.
     """
-    return _read_yaml(data, splits) if data.is_file() else _read_folder(data, splits)
+    yaml = data.is_file() or data.suffix in (".yaml", ".yml")
+    return _read_yaml(data, splits) if yaml else _read_folder(data, splits)
 
 
 def _read_folder(folder: Path, splits: Sequence[str]) -> Collection:
@@ -87,6 +88,8 @@ def _read_yaml(file: Path, splits: Sequence[str]) -> Collection:
         )
         if split != "train" and len(judgements.corpora) > 1:
             raise InputError(f"{file}: the sources of {split!r} must share one corpus: it is searched as a whole")
+        if split != "train" and judgements.real:
+            raise InputError(f"{file}: the grades of {split!r} must be integers: trec_eval measures no others")
         return judgements
 
     qrels = {split: judged(split) for split in splits}

@@ -264,6 +264,20 @@ def test_what_is_searched_has_one_corpus(folder: Path) -> None:
         read(folder, listed, "train", "test")
 
 
+def test_what_is_measured_has_integer_grades(folder: Path) -> None:
+    with pytest.raises(InputError, match="the grades of 'test' must be integers"):
+        read(
+            folder,
+            {"test": [{"folder": "synthetic", "qrels": "synthetic/qrels/train.tsv", "score_transform": 0.5}]},
+            "test",
+        )
+
+
+def test_a_yaml_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none.yaml: cannot be read"):
+        read_collection(tmp_path / "none.yaml", ["train"])
+
+
 def test_a_yaml_trains_and_its_group_size_yields_to_the_command_line(
     folder: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
