@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -81,7 +82,7 @@ def _scored(
 
 
 def write_collection(contexts: Iterable[RankingContext], folder: Path) -> None:
-    """The contexts in the BEIR layout. A passage is named after its query, grade and place.
+    """The contexts in the BEIR layout. Passage ids are QUERY_l_GRADE_d_NUMBER, as in training/sample.
 
     Raises:
         InputError: there is none.
@@ -90,10 +91,12 @@ def write_collection(contexts: Iterable[RankingContext], folder: Path) -> None:
     with CollectionWriter(folder) as writer:
         for context in contexts:
             empty = False
-            passages = [
-                (f"{context.query_id}_l{passage.grade}_{place}", passage.text, passage.grade)
-                for place, passage in enumerate(context.passages)
-            ]
+            number: Counter[int] = Counter()
+            passages: list[tuple[str, str, int]] = []
+            for passage in context.passages:
+                identifier = f"{context.query_id}_l_{passage.grade}_d_{number[passage.grade]}"
+                passages.append((identifier, passage.text, passage.grade))
+                number[passage.grade] += 1
             writer.add(context.query_id, context.query, passages)
     if empty:
         raise InputError("no context is left: nothing to train on; see which gates with --drop none")
