@@ -253,21 +253,26 @@ class Judgements(Mapping[str, dict[str, float]]):
 
     def _joined(self) -> Positions:
         """Each query's row in each source; queries in the order in which the sources bring them."""
-        if len(self.sources) == 1:
-            rows = self.sources[0].rows
-            return small(rows, len(rows))[:, None]
+        numbers = self._query_numbers()
+        place_of = np.full(1 + max(int(of_source.max()) for of_source in numbers), -1, np.int32)
+        count = 0
+        for of_source in numbers:
+            new = of_source[place_of[of_source] < 0]
+            place_of[new] = np.arange(count, count + len(new))
+            count += len(new)
+        joined = np.full((count, len(self.sources)), -1, np.int32)
+        for column, (source, of_source) in enumerate(zip(self.sources, numbers, strict=True)):
+            joined[place_of[of_source], column] = source.rows
+        return joined
+
+    def _query_numbers(self) -> Sequence[Positions]:
+        """For each source, of its rows: a number that stands for the query's id, the same in all sources."""
+        if len({id(source.queries) for source in self.sources}) == 1:
+            return [source.query_positions() for source in self.sources]
         prints = [source.queries.prints()[source.query_positions()] for source in self.sources]
         self._refuse_other_texts(prints)
-        every, first, inverse = np.unique(np.concatenate(prints), return_index=True, return_inverse=True)
-        place_of = np.empty(len(every), np.int64)
-        place_of[np.argsort(first)] = np.arange(len(every))
-        joined = np.full((len(every), len(self.sources)), -1, np.int64)
-        begin = 0
-        for number, source in enumerate(self.sources):
-            end = begin + len(prints[number])
-            joined[place_of[inverse[begin:end]], number] = source.rows
-            begin = end
-        return small(joined, int(joined.max()))
+        _, numbers = np.unique(np.concatenate(prints), return_inverse=True)
+        return np.split(numbers, np.cumsum([len(of_source) for of_source in prints])[:-1])
 
     def _refuse_other_texts(self, prints: Sequence[NDArray[np.uint64]]) -> None:
         for number, source in enumerate(self.sources):
@@ -288,7 +293,8 @@ class Judgements(Mapping[str, dict[str, float]]):
 
 
 def _index(path: Path, corpus: Texts, queries: Texts) -> Arrays:
-    query_of, passage_of, scores = array("q"), array("q"), array("d")
+    query_of, passage_of = array("q"), array("q")
+    scores = array("d")
     lines = numbered_lines(path)
     _, header = next(lines, (1, ""))
     if header != HEADER:
@@ -308,14 +314,13 @@ def _index(path: Path, corpus: Texts, queries: Texts) -> Arrays:
         scores.extend(score for _, _, score in fields)
     if not scores:
         raise InputError(f"{path}: no judgements")
-    return _by_query(
-        np.frombuffer(query_of, np.int64),
-        np.frombuffer(passage_of, np.int64),
-        np.frombuffer(scores),
-        path,
-        corpus,
-        queries,
-    )
+    # Half the size, and the larger forms are let go: what follows needs the memory.
+    rows = small(np.frombuffer(query_of, np.int64), len(queries))
+    del query_of
+    columns = small(np.frombuffer(passage_of, np.int64), len(corpus))
+    del passage_of
+    _refuse_repeated(rows, columns, path, corpus, queries)
+    return _by_query(rows, columns, np.frombuffer(scores), len(queries))
 
 
 def _fields(line: str, path: Path, number: int) -> tuple[str, str, float]:
@@ -331,31 +336,38 @@ def _fields(line: str, path: Path, number: int) -> tuple[str, str, float]:
     return fields[0], fields[1], score
 
 
+def _refuse_repeated(query_of: Positions, passage_of: Positions, path: Path, corpus: Texts, queries: Texts) -> None:
+    pairs = query_of.astype(np.int64)
+    pairs *= len(corpus)
+    pairs += passage_of
+    in_order = np.sort(pairs)
+    if not (in_order[1:] == in_order[:-1]).any():
+        return
+    by_pair = np.argsort(pairs, kind="stable")
+    place = int(by_pair[1:][np.diff(pairs[by_pair]) == 0].min())
+    query, passage = queries.id_at(int(query_of[place])), corpus.id_at(int(passage_of[place]))
+    raise InputError(f"{path}:{place + 2}: passage {passage!r} is judged twice for query {query!r}")
+
+
 def _by_query(
-    query_of: NDArray[np.int64],  # [M]
-    passage_of: NDArray[np.int64],  # [M]
+    query_of: Positions,  # [M]
+    passage_of: Positions,  # [M]
     scores: Scores,  # [M]
-    path: Path,
-    corpus: Texts,
-    queries: Texts,
+    queries: int,
 ) -> Arrays:
     """The judgements a query's behind one another, queries in the order in which the file brings them."""
-    pairs = query_of * len(corpus) + passage_of
-    by_pair = np.argsort(pairs, kind="stable")
-    if len(again := by_pair[1:][np.diff(pairs[by_pair]) == 0]):
-        place = int(again.min())
-        query, passage = queries.id_at(int(query_of[place])), corpus.id_at(int(passage_of[place]))
-        raise InputError(f"{path}:{place + 2}: passage {passage!r} is judged twice for query {query!r}")
-    del pairs, by_pair
-    distinct, first, inverse = np.unique(query_of, return_index=True, return_inverse=True)
-    by_appearance = np.argsort(first)
-    row_of = np.empty(len(distinct), np.int64)
-    row_of[by_appearance] = np.arange(len(distinct))
-    rows = row_of[inverse]
+    first = small(np.full(queries, len(scores)), len(scores))
+    # Of values for one place the last stays: backwards, that is the first line.
+    first[query_of[::-1]] = small(np.arange(len(scores))[::-1], len(scores))
+    judged = np.flatnonzero(first < len(scores))
+    judged = judged[np.argsort(first[judged])]  # by appearance
+    row_of = small(np.zeros(queries), queries)
+    row_of[judged] = np.arange(len(judged))
+    rows = row_of[query_of]
     by_row = np.argsort(rows, kind="stable")
     return {
-        "queries": small(distinct[by_appearance], len(queries)),
+        "queries": small(judged, queries),
         "starts": np.concatenate([[0], np.cumsum(np.bincount(rows))]),
-        "passages": small(passage_of[by_row], len(corpus)),
+        "passages": passage_of[by_row],
         "scores": scores[by_row],
     }
