@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -20,10 +19,9 @@ import torch
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
 from training.cli import OneLineErrors, add_encoder_options, encoder_from, exit_status
-from training.collection_writer import CollectionWriter
 from training.encoder import BiEncoder
-from training.errors import InputError
 from training.folders import staged
+from training.generate.collection import write_collection
 from training.generate.context import RankingContext
 from training.generate.gates import one_level, passage_gates, without
 from training.generate.order import Scores, in_order, score
@@ -79,27 +77,6 @@ def _scored(
         if encoder is not None and any(context.passages for context in chunk):
             scores = score(encoder, chunk)
         yield from zip(chunk, scores, strict=True)
-
-
-def write_collection(contexts: Iterable[RankingContext], folder: Path) -> None:
-    """The contexts in the BEIR layout. Passage ids are QUERY_l_GRADE_d_NUMBER, as in training/sample.
-
-    Raises:
-        InputError: there is none.
-    """
-    empty = True
-    with CollectionWriter(folder) as writer:
-        for context in contexts:
-            empty = False
-            number: Counter[int] = Counter()
-            passages: list[tuple[str, str, int]] = []
-            for passage in context.passages:
-                identifier = f"{context.query_id}_l_{passage.grade}_d_{number[passage.grade]}"
-                passages.append((identifier, passage.text, passage.grade))
-                number[passage.grade] += 1
-            writer.add(context.query_id, context.query, passages)
-    if empty:
-        raise InputError("no context is left: nothing to train on; see which gates with --drop none")
 
 
 def run(options: argparse.Namespace) -> None:
