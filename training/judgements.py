@@ -13,6 +13,7 @@ import random
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -187,7 +188,6 @@ class Judgements(Mapping[str, dict[str, float]]):
         corpora = {id(source.corpus): source.corpus for source in sources}
         self.corpora = tuple(corpora.values())
         self._corpus_of = [list(corpora).index(id(source.corpus)) for source in sources]
-        self._row_of = [source.row_of_query() for source in sources]
         self._rows = self._joined()  # [n, sources], −1 where a source has nothing
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -205,7 +205,7 @@ class Judgements(Mapping[str, dict[str, float]]):
 
     def __getitem__(self, query: str) -> dict[str, float]:
         rows = []
-        for source, row_of in zip(self.sources, self._row_of, strict=True):
+        for source, row_of in zip(self.sources, self._row_of_query, strict=True):
             position = source.queries.find(query)
             rows.append(-1 if position is None else int(row_of[position]))
         if max(rows) < 0:
@@ -233,6 +233,10 @@ class Judgements(Mapping[str, dict[str, float]]):
         corpus, position = handle
         return self.corpora[corpus].id_at(position)
 
+    @cached_property
+    def _row_of_query(self) -> Sequence[Positions]:
+        return [source.row_of_query() for source in self.sources]
+
     def _query(self, place: int) -> tuple[Source, int]:
         rows = self._rows[place].tolist()
         number = next(number for number, row in enumerate(rows) if row >= 0)
@@ -240,11 +244,13 @@ class Judgements(Mapping[str, dict[str, float]]):
 
     def _candidates(self, rows: Sequence[int], rng: random.Random | None) -> dict[Handle, float]:
         found: dict[Handle, float] = {}
+        judged: set[Handle] = set()  # also what is not drawn: a positive left out this time is still no negative
         for source, corpus, row in zip(self.sources, self._corpus_of, rows, strict=True):
             if row < 0:
                 continue
             new = [((corpus, position), grade) for position, grade in source.passages(row)]
-            new = [(handle, grade) for handle, grade in new if handle not in found]
+            new = [(handle, grade) for handle, grade in new if handle not in judged]
+            judged.update(handle for handle, _ in new)
             most = source.selection.group_random_k
             if rng is not None and most is not None and len(new) > most:
                 new = rng.sample(new, most)

@@ -112,6 +112,22 @@ def test_the_first_source_to_judge_a_passage_grades_it(folder: Path) -> None:
     assert second == {"p0_9": 3} | {f"p0_{i}": 1 for i in range(9)}
 
 
+def test_a_positive_that_is_not_drawn_is_still_no_negative(folder: Path) -> None:
+    lines = [f"q0\tp0_{i}\t1" for i in range(4)]
+    write_qrels(folder / "positives.tsv", lines)
+    sources = [
+        {"folder": "real", "qrels": "positives.tsv", "score_transform": 3, "group_random_k": 1},
+        {"folder": "real", "qrels": "mined.tsv", "score_transform": 0, "group_random_k": 4},
+    ]
+    drawn: dict[float, set[str]] = {0: set(), 3: set()}
+    for group in groups_of(read(folder, {"train": sources}), 5, epochs=50):
+        if group.query == "w0":
+            assert list(group.grades) == [3, 0, 0, 0, 0]
+            for text, grade in zip(group.passages, group.grades, strict=True):
+                drawn[grade].add(text)
+    assert drawn == {3: {f"w0 real {i}" for i in range(4)}, 0: {f"w0 real {i}" for i in range(4, 9)}}
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
