@@ -30,7 +30,8 @@ HEADER = "query-id\tcorpus-id\tscore"
 REAL = "real"  # score_transform: the scores themselves are the grades, real numbers
 ROUNDINGS = {"floor": np.floor, "ceil": np.ceil}
 
-CHUNK = 1 << 20  # scores looked at together: bounds what a memory-mapped array brings into memory at a time
+CHUNK = 1 << 20  # scores looked at together: bounds what is made of them at a time
+LINES = 1 << 14  # judgements looked up together: enough that NumPy's calls cost nothing
 
 Transform = float | str | Mapping[float, float] | None
 Scores = NDArray[np.float64]
@@ -305,7 +306,7 @@ def _index(path: Path, corpus: Texts, queries: Texts) -> Arrays:
     _, header = next(lines, (1, ""))
     if header != HEADER:
         raise InputError(f"{path}:1: the header must be {HEADER!r}, got {header!r}")
-    while chunk := list(islice(lines, CHUNK // 8)):
+    while chunk := list(islice(lines, LINES)):
         fields = [_fields(line, path, number) for number, line in chunk]
         ids = ([query for query, _, _ in fields], [passage for _, passage, _ in fields])
         for kind, texts, named, found in (
@@ -346,11 +347,15 @@ def _refuse_repeated(query_of: Positions, passage_of: Positions, path: Path, cor
     pairs = query_of.astype(np.int64)
     pairs *= len(corpus)
     pairs += passage_of
-    in_order = np.sort(pairs)
-    if not (in_order[1:] == in_order[:-1]).any():
+    pairs.sort()
+    repeated = pairs[1:][pairs[1:] == pairs[:-1]]
+    if not len(repeated):
         return
-    by_pair = np.argsort(pairs, kind="stable")
-    place = int(by_pair[1:][np.diff(pairs[by_pair]) == 0].min())
+    # The second place of each such pair, and of these the first line.
+    pairs = query_of * np.int64(len(corpus)) + passage_of
+    places = np.flatnonzero(np.isin(pairs, repeated))
+    _, first = np.unique(pairs[places], return_index=True)
+    place = int(np.delete(places, first)[0])
     query, passage = queries.id_at(int(query_of[place])), corpus.id_at(int(passage_of[place]))
     raise InputError(f"{path}:{place + 2}: passage {passage!r} is judged twice for query {query!r}")
 
@@ -370,10 +375,11 @@ def _by_query(
     row_of = small(np.zeros(queries), queries)
     row_of[judged] = np.arange(len(judged))
     rows = row_of[query_of]
+    starts = np.concatenate([[0], np.cumsum(np.bincount(rows))])
     by_row = np.argsort(rows, kind="stable")
     return {
         "queries": small(judged, queries),
-        "starts": np.concatenate([[0], np.cumsum(np.bincount(rows))]),
+        "starts": starts,
         "passages": passage_of[by_row],
         "scores": scores[by_row],
     }
