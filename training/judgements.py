@@ -13,6 +13,7 @@ import random
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ HEADER = "query-id\tcorpus-id\tscore"
 REAL = "real"  # score_transform: the scores themselves are the grades, real numbers
 ROUNDINGS = {"floor": np.floor, "ceil": np.ceil}
 
-CHUNK = 1 << 20  # scores looked at together: bounds what a memory-mapped array brings into memory at a time
+CHUNK = 1 << 20  # scores looked at together: bounds what is made of them at a time
+LINES = 1 << 14  # judgements looked up together: enough that NumPy's calls cost nothing
 
 Transform = float | str | Mapping[float, float] | None
 Scores = NDArray[np.float64]
@@ -187,7 +189,6 @@ class Judgements(Mapping[str, dict[str, float]]):
         corpora = {id(source.corpus): source.corpus for source in sources}
         self.corpora = tuple(corpora.values())
         self._corpus_of = [list(corpora).index(id(source.corpus)) for source in sources]
-        self._row_of = [source.row_of_query() for source in sources]
         self._rows = self._joined()  # [n, sources], −1 where a source has nothing
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -205,7 +206,7 @@ class Judgements(Mapping[str, dict[str, float]]):
 
     def __getitem__(self, query: str) -> dict[str, float]:
         rows = []
-        for source, row_of in zip(self.sources, self._row_of, strict=True):
+        for source, row_of in zip(self.sources, self._row_of_query, strict=True):
             position = source.queries.find(query)
             rows.append(-1 if position is None else int(row_of[position]))
         if max(rows) < 0:
@@ -233,6 +234,10 @@ class Judgements(Mapping[str, dict[str, float]]):
         corpus, position = handle
         return self.corpora[corpus].id_at(position)
 
+    @cached_property
+    def _row_of_query(self) -> Sequence[Positions]:
+        return [source.row_of_query() for source in self.sources]
+
     def _query(self, place: int) -> tuple[Source, int]:
         rows = self._rows[place].tolist()
         number = next(number for number, row in enumerate(rows) if row >= 0)
@@ -240,11 +245,13 @@ class Judgements(Mapping[str, dict[str, float]]):
 
     def _candidates(self, rows: Sequence[int], rng: random.Random | None) -> dict[Handle, float]:
         found: dict[Handle, float] = {}
+        judged: set[Handle] = set()  # also what is not drawn: a positive left out this time is still no negative
         for source, corpus, row in zip(self.sources, self._corpus_of, rows, strict=True):
             if row < 0:
                 continue
             new = [((corpus, position), grade) for position, grade in source.passages(row)]
-            new = [(handle, grade) for handle, grade in new if handle not in found]
+            new = [(handle, grade) for handle, grade in new if handle not in judged]
+            judged.update(handle for handle, _ in new)
             most = source.selection.group_random_k
             if rng is not None and most is not None and len(new) > most:
                 new = rng.sample(new, most)
@@ -253,21 +260,26 @@ class Judgements(Mapping[str, dict[str, float]]):
 
     def _joined(self) -> Positions:
         """Each query's row in each source; queries in the order in which the sources bring them."""
-        if len(self.sources) == 1:
-            rows = self.sources[0].rows
-            return small(rows, len(rows))[:, None]
+        numbers = self._query_numbers()
+        place_of = np.full(1 + max(int(of_source.max()) for of_source in numbers), -1, np.int32)
+        count = 0
+        for of_source in numbers:
+            new = of_source[place_of[of_source] < 0]
+            place_of[new] = np.arange(count, count + len(new))
+            count += len(new)
+        joined = np.full((count, len(self.sources)), -1, np.int32)
+        for column, (source, of_source) in enumerate(zip(self.sources, numbers, strict=True)):
+            joined[place_of[of_source], column] = source.rows
+        return joined
+
+    def _query_numbers(self) -> Sequence[Positions]:
+        """For each source, of its rows: a number that stands for the query's id, the same in all sources."""
+        if len({id(source.queries) for source in self.sources}) == 1:
+            return [source.query_positions() for source in self.sources]
         prints = [source.queries.prints()[source.query_positions()] for source in self.sources]
         self._refuse_other_texts(prints)
-        every, first, inverse = np.unique(np.concatenate(prints), return_index=True, return_inverse=True)
-        place_of = np.empty(len(every), np.int64)
-        place_of[np.argsort(first)] = np.arange(len(every))
-        joined = np.full((len(every), len(self.sources)), -1, np.int64)
-        begin = 0
-        for number, source in enumerate(self.sources):
-            end = begin + len(prints[number])
-            joined[place_of[inverse[begin:end]], number] = source.rows
-            begin = end
-        return small(joined, int(joined.max()))
+        _, numbers = np.unique(np.concatenate(prints), return_inverse=True)
+        return np.split(numbers, np.cumsum([len(of_source) for of_source in prints])[:-1])
 
     def _refuse_other_texts(self, prints: Sequence[NDArray[np.uint64]]) -> None:
         for number, source in enumerate(self.sources):
@@ -288,12 +300,13 @@ class Judgements(Mapping[str, dict[str, float]]):
 
 
 def _index(path: Path, corpus: Texts, queries: Texts) -> Arrays:
-    query_of, passage_of, scores = array("q"), array("q"), array("d")
+    query_of, passage_of = array("q"), array("q")
+    scores = array("d")
     lines = numbered_lines(path)
     _, header = next(lines, (1, ""))
     if header != HEADER:
         raise InputError(f"{path}:1: the header must be {HEADER!r}, got {header!r}")
-    while chunk := list(islice(lines, CHUNK // 8)):
+    while chunk := list(islice(lines, LINES)):
         fields = [_fields(line, path, number) for number, line in chunk]
         ids = ([query for query, _, _ in fields], [passage for _, passage, _ in fields])
         for kind, texts, named, found in (
@@ -308,14 +321,13 @@ def _index(path: Path, corpus: Texts, queries: Texts) -> Arrays:
         scores.extend(score for _, _, score in fields)
     if not scores:
         raise InputError(f"{path}: no judgements")
-    return _by_query(
-        np.frombuffer(query_of, np.int64),
-        np.frombuffer(passage_of, np.int64),
-        np.frombuffer(scores),
-        path,
-        corpus,
-        queries,
-    )
+    # Half the size, and the larger forms are let go: what follows needs the memory.
+    rows = small(np.frombuffer(query_of, np.int64), len(queries))
+    del query_of
+    columns = small(np.frombuffer(passage_of, np.int64), len(corpus))
+    del passage_of
+    _refuse_repeated(rows, columns, path, corpus, queries)
+    return _by_query(rows, columns, np.frombuffer(scores), len(queries))
 
 
 def _fields(line: str, path: Path, number: int) -> tuple[str, str, float]:
@@ -331,31 +343,43 @@ def _fields(line: str, path: Path, number: int) -> tuple[str, str, float]:
     return fields[0], fields[1], score
 
 
+def _refuse_repeated(query_of: Positions, passage_of: Positions, path: Path, corpus: Texts, queries: Texts) -> None:
+    pairs = query_of.astype(np.int64)
+    pairs *= len(corpus)
+    pairs += passage_of
+    pairs.sort()
+    repeated = pairs[1:][pairs[1:] == pairs[:-1]]
+    if not len(repeated):
+        return
+    # The second place of each such pair, and of these the first line.
+    pairs = query_of * np.int64(len(corpus)) + passage_of
+    places = np.flatnonzero(np.isin(pairs, repeated))
+    _, first = np.unique(pairs[places], return_index=True)
+    place = int(np.delete(places, first)[0])
+    query, passage = queries.id_at(int(query_of[place])), corpus.id_at(int(passage_of[place]))
+    raise InputError(f"{path}:{place + 2}: passage {passage!r} is judged twice for query {query!r}")
+
+
 def _by_query(
-    query_of: NDArray[np.int64],  # [M]
-    passage_of: NDArray[np.int64],  # [M]
+    query_of: Positions,  # [M]
+    passage_of: Positions,  # [M]
     scores: Scores,  # [M]
-    path: Path,
-    corpus: Texts,
-    queries: Texts,
+    queries: int,
 ) -> Arrays:
     """The judgements a query's behind one another, queries in the order in which the file brings them."""
-    pairs = query_of * len(corpus) + passage_of
-    by_pair = np.argsort(pairs, kind="stable")
-    if len(again := by_pair[1:][np.diff(pairs[by_pair]) == 0]):
-        place = int(again.min())
-        query, passage = queries.id_at(int(query_of[place])), corpus.id_at(int(passage_of[place]))
-        raise InputError(f"{path}:{place + 2}: passage {passage!r} is judged twice for query {query!r}")
-    del pairs, by_pair
-    distinct, first, inverse = np.unique(query_of, return_index=True, return_inverse=True)
-    by_appearance = np.argsort(first)
-    row_of = np.empty(len(distinct), np.int64)
-    row_of[by_appearance] = np.arange(len(distinct))
-    rows = row_of[inverse]
+    first = small(np.full(queries, len(scores)), len(scores))
+    # Of values for one place the last stays: backwards, that is the first line.
+    first[query_of[::-1]] = small(np.arange(len(scores))[::-1], len(scores))
+    judged = np.flatnonzero(first < len(scores))
+    judged = judged[np.argsort(first[judged])]  # by appearance
+    row_of = small(np.zeros(queries), queries)
+    row_of[judged] = np.arange(len(judged))
+    rows = row_of[query_of]
+    starts = np.concatenate([[0], np.cumsum(np.bincount(rows))])
     by_row = np.argsort(rows, kind="stable")
     return {
-        "queries": small(distinct[by_appearance], len(queries)),
-        "starts": np.concatenate([[0], np.cumsum(np.bincount(rows))]),
-        "passages": small(passage_of[by_row], len(corpus)),
+        "queries": small(judged, queries),
+        "starts": starts,
+        "passages": passage_of[by_row],
         "scores": scores[by_row],
     }

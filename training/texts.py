@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, ValuesView
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +63,14 @@ class Texts(Mapping[str, str]):
         return (self.id_at(position) for position in range(len(self)))
 
     def __getitem__(self, identifier: str) -> str:
-        position = self.find(identifier)
-        if position is None:
+        position = int(self.positions([identifier])[0])
+        record = self._record(position) if position >= 0 else {}
+        if record.get("_id") != identifier:
             raise KeyError(identifier)
-        return self.at(position)
+        return _text(record.get("title"), record["text"])
+
+    def values(self) -> ValuesView[str]:
+        return _Values(self)
 
     def at(self, position: int) -> str:
         """Title and text of the `position`-th line."""
@@ -104,6 +108,15 @@ class Texts(Mapping[str, str]):
         except ValueError as error:
             raise InputError(f"{self.path}:{position + 1}: has changed since the file was opened") from error
         return record
+
+
+class _Values(ValuesView[str]):
+    """The texts in the file's order, without a search for each."""
+
+    _mapping: Texts
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self._mapping.at, range(len(self._mapping)))
 
 
 def _text(title: str | None, text: str) -> str:

@@ -111,6 +111,14 @@ def test_a_bad_judgement_is_named(collection_folder: Path, line: str, problem: s
     assert problem in message
 
 
+def test_of_several_repeated_judgements_the_first_line_that_repeats_is_named(collection_folder: Path) -> None:
+    path = collection_folder / "qrels" / "train.tsv"
+    number = append_line(path, "q7\tq7_g0\t1")
+    for line in ("q1\tq7_g0\t1", "q0\tq0_g0\t0", "q1\tq7_g0\t2", "q7\tq7_g0\t0"):
+        append_line(path, line)
+    assert complaint(collection_folder) == f"{path}:{number}: passage 'q7_g0' is judged twice for query 'q7'"
+
+
 def test_qrels_without_their_header_are_refused(collection_folder: Path) -> None:
     path = collection_folder / "qrels" / "test.tsv"
     replace_line(path, 1, "q8\tq8_g0\t0")

@@ -159,6 +159,7 @@ def test_texts_are_read_in_any_order(texts: Path) -> None:
     assert read.positions(["p7", "none", "p0"]).tolist() == [7, -1, 0]
     assert "none" not in read
     assert list(read) == [f"p{i}" for i in range(100)]
+    assert list(read.values()) == [read[f"p{i}"] for i in range(100)]
     with pytest.raises(KeyError):
         read["none"]
 

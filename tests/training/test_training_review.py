@@ -218,7 +218,7 @@ def test_memory_grows_by_hashes_alone() -> None:
 
 @pytest.fixture
 def generated(tmp_path: Path) -> Path:
-    """Four queries of the tiny encoder's words; of the last, a level repeats another."""
+    """Four queries of the tiny encoder's words; of the last, a level repeats another. Two more were set aside."""
     folder = tmp_path / "generated"
     folder.mkdir()
     records: list[Any] = []
@@ -229,7 +229,10 @@ def generated(tmp_path: Path) -> Path:
             passages[1]["text"] = passages[0]["text"]
         records.append({"query_id": f"q{query}", "query": " ".join(words[:5]), "passages": passages, "tokens": 7})
     write_jsonl(folder / "contexts.jsonl", records)
-    write_jsonl(folder / "set_aside.jsonl", [{"query_id": "q9", "reason": "refusal", "raw": "I | cannot."}])
+    write_jsonl(
+        folder / "set_aside.jsonl",
+        [{"query_id": f"q{i}", "reason": f"refused: {i}", "raw": "I | cannot."} for i in (8, 9)],
+    )
     return folder
 
 
@@ -249,8 +252,8 @@ def test_the_command_leaves_a_collection_and_a_report(generated: Path, model_fol
     for passage, grade in collection.qrels["train"]["q0"].items():
         assert collection.corpus[passage] == written["passages"][3 - grade]["text"]
     text = (out / REPORT_FILE).read_text(encoding="utf-8")
-    assert "Kept: 4 of 4 (100.0%) contexts, 14 of 16 (87.5%) passages. Set aside while generating: 1" in text
-    assert "| refusal |" in text
+    assert "Kept: 4 of 4 (100.0%) contexts, 14 of 16 (87.5%) passages. Set aside while generating: 2" in text
+    assert "| refused |       2 |" in text
     for gate in command.GATES:
         assert f"| {gate} " in text
     assert (out / PICTURE_FILE).read_bytes().startswith(b"\x89PNG")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml  # type: ignore[import-untyped]
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from training import train
 from training.collection_writer import CollectionWriter
@@ -21,6 +21,7 @@ from training.encoder import BiEncoder
 from training.errors import InputError
 from training.groups import GradedGroups, Group, GroupCollator
 from training.judgements import HEADER
+from training.losses import LOSSES
 from training.sources import read_sources
 
 QUERIES = 4
@@ -111,6 +112,22 @@ def test_the_first_source_to_judge_a_passage_grades_it(folder: Path) -> None:
     assert second == {"p0_9": 3} | {f"p0_{i}": 1 for i in range(9)}
 
 
+def test_a_positive_that_is_not_drawn_is_still_no_negative(folder: Path) -> None:
+    lines = [f"q0\tp0_{i}\t1" for i in range(4)]
+    write_qrels(folder / "positives.tsv", lines)
+    sources = [
+        {"folder": "real", "qrels": "positives.tsv", "score_transform": 3, "group_random_k": 1},
+        {"folder": "real", "qrels": "mined.tsv", "score_transform": 0, "group_random_k": 4},
+    ]
+    drawn: dict[float, set[str]] = {0: set(), 3: set()}
+    for group in groups_of(read(folder, {"train": sources}), 5, epochs=50):
+        if group.query == "w0":
+            assert list(group.grades) == [3, 0, 0, 0, 0]
+            for text, grade in zip(group.passages, group.grades, strict=True):
+                drawn[grade].add(text)
+    assert drawn == {3: {f"w0 real {i}" for i in range(4)}, 0: {f"w0 real {i}" for i in range(4, 9)}}
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -183,6 +200,16 @@ def test_groups_are_the_same_in_any_worker_and_process(folder: Path) -> None:
     assert len(judged) < 2000
     groups._judged = pickle.loads(judged)
     assert [groups[place] for place in reversed(range(QUERIES))] == here[::-1]
+
+
+def test_ranks_share_one_processes_groups_between_them(folder: Path) -> None:
+    whole = list(groups_of(read(folder, PAPER), 5))
+    shared: list[Group] = []
+    for rank in range(2):
+        groups = GradedGroups(read_collection(folder / "data.yaml", ["train"]), "train", 5, seed=1)
+        sampler: DistributedSampler[Group] = DistributedSampler(groups, num_replicas=2, rank=rank, seed=1)
+        shared += DataLoader(groups, batch_size=1, sampler=sampler, collate_fn=lambda batch: batch[0])
+    assert sorted(shared, key=lambda group: group.query) == whole
 
 
 def test_a_query_id_with_two_texts_is_refused(folder: Path) -> None:
@@ -264,6 +291,20 @@ def test_what_is_searched_has_one_corpus(folder: Path) -> None:
         read(folder, listed, "train", "test")
 
 
+def test_what_is_measured_has_integer_grades(folder: Path) -> None:
+    with pytest.raises(InputError, match="the grades of 'test' must be integers"):
+        read(
+            folder,
+            {"test": [{"folder": "synthetic", "qrels": "synthetic/qrels/train.tsv", "score_transform": 0.5}]},
+            "test",
+        )
+
+
+def test_a_yaml_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none.yaml: cannot be read"):
+        read_collection(tmp_path / "none.yaml", ["train"])
+
+
 def test_a_yaml_trains_and_its_group_size_yields_to_the_command_line(
     folder: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,6 +322,21 @@ def test_a_yaml_trains_and_its_group_size_yields_to_the_command_line(
     assert train.main([*arguments, "--output", str(tmp_path / "b"), "--group-size", "3"]) == 0
     assert seen == [7, 3]
     assert json.loads((tmp_path / "a" / train.METRICS_FILE).read_text(encoding="utf-8"))["run"]["steps"] == []
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_trains_on_real_grades(loss: str, folder: Path, model_folder: Path, tmp_path: Path) -> None:
+    lines = [f"q{query}\tp{query}_{i}\t{i / 3 + query / 7}" for query in range(QUERIES) for i in range(4)]
+    write_qrels(folder / "teacher.tsv", lines)
+    sources = [{"folder": "real", "qrels": "teacher.tsv", "score_transform": "real"}]
+    read(folder, {"train": sources, "test": PAPER["test"]})
+    arguments = ["--data", str(folder / "data.yaml"), "--model", str(model_folder), "--max_steps", "2"]
+    arguments += ["--per_device_train_batch_size", "4", "--relevant-grade", "1", "--logging_steps", "1"]
+    output = tmp_path / "out"
+    assert train.main([*arguments, "--loss", loss, "--output", str(output)]) == 0
+    losses = json.loads((output / train.METRICS_FILE).read_text(encoding="utf-8"))["run"]["losses"]
+    assert len(losses) == 2
+    assert all(0 < value < float("inf") for value in losses)
 
 
 def test_the_readmes_example_is_one_that_is_read(tmp_path: Path) -> None:

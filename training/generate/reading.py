@@ -36,11 +36,12 @@ def read_contexts(folder: Path) -> Iterator[RankingContext]:
 
 
 def count_set_aside(folder: Path) -> Counter[str]:
-    """Reason → how many queries were set aside for it."""
+    """Reason → how many queries were set aside for it. What follows a colon differs each time and is not counted by."""
     path = folder / SET_ASIDE_FILE
     if not path.exists():
         return Counter()
-    return Counter(str(record.get("reason", "no reason given")) for _, record in json_objects(path))
+    reasons = (str(record.get("reason", "no reason given")) for _, record in json_objects(path))
+    return Counter(reason.partition(":")[0] for reason in reasons)
 
 
 def _context(record: dict[str, Any], where: str) -> RankingContext:
