@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -177,3 +180,105 @@ def test_without_vllm_its_backend_says_so(
     arguments = ["--queries", str(make_queries(1)), "--out", str(tmp_path / "out"), "--backend", "vllm"]
     assert main([*arguments, "--model", "some/model"]) == 1
     assert capsys.readouterr().err.startswith("error: the vllm backend needs the package vllm, 0.11 or newer: ")
+
+
+class StandIn:
+    """A package that looks like vLLM from here: the names and parameters are vLLM's, the answers are a test's."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.ended = False
+        stand_in = self
+
+        @dataclass
+        class SamplingParams:
+            temperature: float
+            top_p: float
+            seed: int
+            max_tokens: int
+            structured_outputs: Any
+            output_kind: str
+
+        @dataclass
+        class StructuredOutputsParams:
+            json: dict[str, Any]
+
+        @dataclass
+        class AsyncEngineArgs:
+            model: str
+            tensor_parallel_size: int = 1
+
+        class AsyncLLM:
+            @classmethod
+            def from_engine_args(cls, engine_args: AsyncEngineArgs) -> AsyncLLM:
+                if engine_args.model == "unknown":
+                    raise OSError("unknown is not a model\nand more of it")
+                return cls()
+
+            async def get_tokenizer(self) -> Any:
+                return tokenizer
+
+            async def generate(self, prompt: Any, sampling_params: SamplingParams, request_id: str) -> Any:
+                if len(prompt["prompt_token_ids"]) > 600:
+                    raise ValueError("longer than the maximum model length")
+                stand_in.asked.append({"prompt": prompt, "params": sampling_params, "id": request_id})
+                keys = sampling_params.structured_outputs.json["properties"]
+                text = json.dumps(dict.fromkeys(keys, f"text {sampling_params.seed}"))
+                answer = SimpleNamespace(text=text, token_ids=[1, 2, 3], finish_reason="stop")
+                yield SimpleNamespace(outputs=[answer], finished=True)
+
+            def shutdown(self) -> None:
+                stand_in.ended = True
+
+        names: dict[str, dict[str, Any]] = {
+            "vllm": {"SamplingParams": SamplingParams},
+            "vllm.engine": {},
+            "vllm.engine.arg_utils": {"AsyncEngineArgs": AsyncEngineArgs},
+            "vllm.sampling_params": {
+                "RequestOutputKind": SimpleNamespace(FINAL_ONLY="final"),
+                "StructuredOutputsParams": StructuredOutputsParams,
+            },
+            "vllm.v1": {},
+            "vllm.v1.engine": {},
+            "vllm.v1.engine.async_llm": {"AsyncLLM": AsyncLLM},
+        }
+        for name, content in names.items():
+            module = ModuleType(name)
+            module.__dict__.update(content)
+            monkeypatch.setitem(sys.modules, name, module)
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch, chat_model: Callable[..., str]) -> StandIn:
+    return StandIn(monkeypatch, PreTrainedTokenizerFast.from_pretrained(chat_model()))
+
+
+def test_vllms_engine_is_asked_as_its_interface_wants(
+    stand_in: StandIn, make_queries: Make, records: Make, tmp_path: Path
+) -> None:
+    """Of this end only: that vLLM answers is not shown here."""
+    from training.generate.backends.vllm import Vllm
+
+    backend = Vllm("some/model", sampling=Sampling(0.5, 0.9), tensor_parallel_size=2)
+    generate(make_queries(3), tmp_path / "out", backend, examples=0, limits=Limits(4, max_tokens=50), progress=False)
+    params = stand_in.asked[0]["params"]
+    assert (params.temperature, params.top_p, params.max_tokens, params.output_kind) == (0.5, 0.9, 50, "final")
+    assert params.structured_outputs.json["required"] == ["grade_3", "grade_2", "grade_1", "grade_0"]
+    assert len({asked["id"] for asked in stand_in.asked}) == 3
+    tokens = sum(len(asked["prompt"]["prompt_token_ids"]) for asked in stand_in.asked)
+    assert sum(record["tokens"]["in"] for record in records(tmp_path / "out")) == tokens > 300
+    assert [record["tokens"]["out"] for record in records(tmp_path / "out")] == [3, 3, 3]
+    assert stand_in.ended
+
+
+def test_what_vllm_refuses_is_set_aside_or_ends_the_run(
+    stand_in: StandIn, make_queries: Make, records: Make, tmp_path: Path
+) -> None:
+    from training.generate.backends.vllm import Vllm
+
+    generate(make_queries(1), tmp_path / "out", Vllm("some/model"), examples=3, progress=False)
+    (aside,) = records(tmp_path / "out", "set_aside.jsonl")
+    assert (aside["reason"], aside["detail"]) == ("rejected", "longer than the maximum model length")
+    with pytest.raises(InputError, match=r"cannot load the model 'unknown': unknown is not a model$"):
+        generate(make_queries(1), tmp_path / "other", Vllm("unknown"), progress=False)
+    assert not (tmp_path / "other").exists()
