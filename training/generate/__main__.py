@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.cli import OneLineErrors, exit_status
-from training.errors import InputError
+from training.errors import InputError, first_line
 from training.generate.backends import Backend, Sampling
 from training.generate.generator import MODES, generate
 from training.generate.prompts import BUNDLED
@@ -102,7 +102,11 @@ def backend_from(options: argparse.Namespace) -> Backend:
 
 
 def run(options: argparse.Namespace) -> None:
-    backend = backend_from(options)
+    try:
+        backend = backend_from(options)
+    except ImportError as error:
+        missing = f"--backend {options.backend} needs a package that is not installed: {first_line(error)}"
+        raise InputError(f"{missing}; pip install 'wassrank[generate]'") from error
     limits = Limits(
         concurrency=backend.concurrency if options.concurrency is None else options.concurrency,
         seconds=options.timeout,

@@ -23,7 +23,7 @@ from training.generate.backends.base import Completion, Message, RejectedError, 
 
 class Local:
     """Args:
-    model: hub name, model folder, or a file that ends in .gguf (its weights are unpacked to `dtype`; needs the
+    model: hub name, model folder (safetensors), or a file that ends in .gguf (its weights are unpacked; needs the
         package gguf). No code that comes with a model is run.
     device: where it runs; by default on the GPU if there is one.
     """
@@ -54,17 +54,17 @@ class Local:
             source = str(path.parent)
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(source, **place)
-            model = AutoModelForCausalLM.from_pretrained(source, dtype="auto", **place)
+            weights: dict[str, Any] = {} if "gguf_file" in place else {"use_safetensors": True}
+            model = AutoModelForCausalLM.from_pretrained(source, dtype="auto", **place, **weights)
         except (OSError, ValueError, ImportError) as error:  # what transformers raises for an unusable model
             raise InputError(f"cannot load the model {self._source!r}: {first_line(error)}") from error
-        if not self._tokenizer.chat_template:
-            raise InputError(f"the model {self._source!r} has no chat template; take an instruct model")
+        ends = model.generation_config.eos_token_id or self._tokenizer.eos_token_id
+        if not self._tokenizer.chat_template or ends is None:
+            raise InputError(f"the model {self._source!r} has no chat template or no end token; take an instruct model")
         self._model = model.to(self._device).eval()
-        ends = self._model.generation_config.eos_token_id or self._tokenizer.eos_token_id
         self._ends: list[int] = ends if isinstance(ends, list) else [ends]
-        vocabulary = TokenizerInfo.from_huggingface(
-            self._tokenizer, vocab_size=self._model.config.vocab_size, stop_token_ids=self._ends
-        )
+        words = model.config.get_text_config().vocab_size
+        vocabulary = TokenizerInfo.from_huggingface(self._tokenizer, vocab_size=words, stop_token_ids=self._ends)
         self._grammars = GrammarCompiler(vocabulary)  # which keeps what it has compiled
 
     async def complete(self, messages: list[Message], schema: dict[str, Any], seed: int, max_tokens: int) -> Completion:
@@ -85,7 +85,7 @@ class Local:
                 messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
             ).to(self._device)
             asked = tokens["input_ids"].shape[1]
-            longest = getattr(self._model.config, "max_position_embeddings", None)
+            longest = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
             if longest is not None and asked >= longest:
                 raise RejectedError(f"the prompt has {asked} tokens and the model takes {longest}")
             drawn = self._sampling.temperature > 0
