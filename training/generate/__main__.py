@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument("--queries", type=Path, help="queries.jsonl, for which passages are written")
     source.add_argument("--from-corpus", type=Path, help="corpus.jsonl, for whose passages queries are written instead")
     parser.add_argument("--out", type=Path, required=True, help="folder of this run")
-    parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="every N-th item from the I-th on")
+    parser.add_argument("--shard", type=_shard, default="1/1", metavar="I/N", help="every N-th item from the I-th on")
     parser.add_argument("--at-most", type=int, default=None, help="so many items, drawn by the seed")
     parser.add_argument("--seed", type=int, default=0, help="of examples, forms, and the model's draws")
 
