@@ -16,6 +16,7 @@ import pytest
 from benchmarks.endpoint import MODEL, Endpoint, Reply, answer, says, serving
 from training.errors import InputError
 from training.generate import Limits, generate, run
+from training.generate.backends import http
 from training.generate.backends.http import Http, retry_after
 
 Make = Callable[..., Any]
@@ -51,6 +52,7 @@ MISBEHAVIOUR: dict[str, tuple[Callable[[dict[str, Any]], Reply], str]] = {
     "half a response": (lambda body: replace(answer(body), sent=150), "ClientPayloadError"),
     "half a header": (lambda body: replace(answer(body), sent=20), "ServerDisconnectedError"),
     "nothing": (lambda body: replace(answer(body), sent=0), "ServerDisconnectedError"),
+    "too much": (lambda body: Reply(answer(body).body + b" " * 20_000), "an answer of more than 10000 bytes"),
     "too late": (lambda body: answer(body, delay=5.0), "no answer within 0.3 s"),
     "no content": (lambda _: says(""), "malformed"),
     "null content": (lambda _: Reply(says("").body.replace(b'"content": ""', b'"content": null')), "malformed"),
@@ -63,8 +65,9 @@ MISBEHAVIOUR: dict[str, tuple[Callable[[dict[str, Any]], Reply], str]] = {
 
 @pytest.mark.parametrize("name", MISBEHAVIOUR)
 def test_after_a_bad_answer_every_query_is_finished_once(
-    name: str, make_queries: Make, records: Make, manifest: Make, tmp_path: Path
+    name: str, make_queries: Make, records: Make, manifest: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(http, "LARGEST_ANSWER", 10_000)
     bad, kind = MISBEHAVIOUR[name]
     behaviour = FirstBadThenGood(bad)
     with serving(Endpoint(behaviour)) as url:

@@ -25,6 +25,7 @@ CHECK_TOKENS = 16
 CHECK_PAUSE = 0.5  # seconds
 SHORTEST_SECRET = 12
 """Characters. Servers without keys are given EMPTY, none or x by custom: no secrets, and words of a passage."""
+LARGEST_ANSWER = 8 << 20  # bytes; a server gone wild must not fill the memory
 LONGEST_QUOTE = 300  # characters of what an endpoint says, in a message
 _TRY_LATER = {408, 409, 425, 429}
 
@@ -149,8 +150,13 @@ class Http:
             async with self._session.request(
                 method, f"{self._url}/{path}", json=body, allow_redirects=False
             ) as response:
-                text = (await response.read()).decode("utf-8", errors="replace")
-                return _Answer(response.status, self._clean(text), response.headers.get("Retry-After"))
+                said = bytearray()
+                async for chunk in response.content.iter_any():
+                    said += chunk
+                    if len(said) > LARGEST_ANSWER:
+                        raise BusyError(f"an answer of more than {LARGEST_ANSWER} bytes")
+                text = self._clean(said.decode("utf-8", errors="replace"))
+                return _Answer(response.status, text, response.headers.get("Retry-After"))
         except aiohttp.ClientError as error:
             raise BusyError(f"{type(error).__name__}: {self._clean(first_line(error))}") from None
 
