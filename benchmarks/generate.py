@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -124,6 +125,7 @@ def main() -> int:
     options = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as scratch:
+        os.environ["WASSRANK_CACHE"] = scratch
         rows = []
         for concurrency in CONCURRENCIES:
             rows.append(throughput(concurrency, Path(scratch) / str(concurrency)))

@@ -20,7 +20,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from training.errors import InputError
 from training.generate import parse
-from training.generate.backends import Backend, BusyError, Message, RejectedError
+from training.generate.backends import Backend, BusyError, Completion, Message, RejectedError
 from training.generate.prompts import Item
 from training.generate.store import Store
 from training.generate.tasks import Task
@@ -31,6 +31,11 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 UNANSWERED_IN_A_ROW = 20
 """So many items without an answer and none with one between them: the backend is gone, and it stops (or as many as
 are under way at once, if those are more: one bad minute hits them all)."""
+
+LONGEST_WAIT = 600.0
+"""Seconds: who asks for a longer wait is not waited for. The item is left for another run."""
+
+REJECTED = "rejected"
 
 
 @dataclass(frozen=True)
@@ -55,12 +60,6 @@ class Limits:
         for name, least in (("concurrency", 1), ("seconds", 1e-3), ("answers", 1), ("retries", 0), ("max_tokens", 1)):
             if not getattr(self, name) >= least:
                 raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
-
-
-LONGEST_WAIT = 600.0
-"""Seconds: who asks for a longer wait is not waited for. The item is left for another run."""
-
-REJECTED = "rejected"
 
 
 class StoppedError(Exception):
@@ -109,7 +108,7 @@ class _Asking:
                 problem = _SetAsideError(error.kind, str(error), completion.text)
         raise problem
 
-    async def _complete(self, messages: list[Message], schema: dict[str, Any], answer: int) -> Any:
+    async def _complete(self, messages: list[Message], schema: dict[str, Any], answer: int) -> Completion:
         limits = self._run.limits
         seed = _seed(self._run.seed, self._item.id, self._questions, answer)
         for retry in range(limits.retries + 1):
@@ -162,7 +161,7 @@ class Run:
             StoppedError: by SIGINT or SIGTERM.
         """
         workers = [asyncio.create_task(self._work()) for _ in range(self.limits.concurrency)]
-        with _signals_cancel() as received:
+        with _signals_cancel(workers) as received:
             try:
                 await asyncio.gather(*workers)
             except asyncio.CancelledError:
@@ -221,26 +220,25 @@ def _seed(seed: int, item: str, question: int, answer: int) -> int:
 
 
 @contextmanager
-def _signals_cancel() -> Iterator[list[int]]:
-    """While the block runs, SIGINT and SIGTERM cancel the task that runs it and are noted in the list."""
+def _signals_cancel(workers: Sequence[asyncio.Task[None]]) -> Iterator[list[int]]:
+    """While the block runs, SIGINT and SIGTERM cancel the workers and are noted in the list."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # where there are no handlers of signals
         yield received
         return
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
 
     def cancel(number: int) -> None:
         received.append(number)
-        task.cancel()
+        for worker in workers:
+            worker.cancel()
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
-    for number in numbers:
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
         loop.add_signal_handler(number, cancel, number)
     try:
         yield received
     finally:
-        for number in numbers:
+        for number, handler in before.items():
             loop.remove_signal_handler(number)
-            signal.signal(number, before[number])
+            signal.signal(number, handler)

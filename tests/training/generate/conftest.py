@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from training.generate import run
-from training.generate.backends import Completion, Message
+from training.generate.backends import Completion, Message, http
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +18,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before another try: a hundredth of a second, not one and more."""
     monkeypatch.setattr(run, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(run, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(http, "CHECK_PAUSE", 0.01)
 
 
 @pytest.fixture

@@ -89,6 +89,19 @@ def test_a_run_that_is_ended_resumes_where_it_stopped(
     assert len(read_collection(out, ["train"]).corpus) == 480
 
 
+def test_an_impatient_second_signal_changes_nothing(make_queries: Make, manifest: Make, tmp_path: Path) -> None:
+    queries, out = make_queries(120), tmp_path / "out"
+    endpoint = Endpoint(lambda _, body: answer(body, delay=0.05))
+    with serving(endpoint) as url, process(options(queries, out, url, "--concurrency", "6")) as running:
+        wait_for_lines(out / "contexts.jsonl", 10)
+        for _ in range(2):
+            running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert one_line(errors) == f"stopped; the same command goes on from here: {out}"
+    assert manifest(out)["status"] == "stopped"
+
+
 def test_a_second_process_on_the_same_folder_is_refused_with_one_line(
     make_queries: Make, records: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -147,6 +147,12 @@ def test_a_request_is_as_an_openai_endpoint_expects(make_queries: Make, tmp_path
             MODEL,
             'HTTP 422: {"detail": "response_format?"}',
         ),
+        (
+            lambda *_: Reply(b"json_schema?", 500),
+            None,
+            MODEL,
+            "refuses the kind of request we make: HTTP 500: json_schema?",
+        ),
         (lambda *_: Reply(b"no such thing", 404), None, MODEL, "HTTP 404 for the model 'mock': no such thing"),
     ],
 )
@@ -165,7 +171,7 @@ def test_an_endpoint_that_cannot_serve_us_is_found_out_before_any_work(
         generate(make_queries(2), tmp_path / "out", Http(url, model), progress=False)
     assert problem in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert len(endpoint.requests) <= 1
+    assert all(body["max_tokens"] == 16 for body in endpoint.requests)
     assert not (tmp_path / "out").exists()
 
 

@@ -26,11 +26,15 @@ class Completion:
 
 
 class BusyError(Exception):
-    """No answer this time: a later try may have one. `after`: the seconds the other side asked us to wait."""
+    """No answer this time: a later try may have one.
 
-    def __init__(self, reason: str, after: float = 0.0) -> None:
+    `after`: the seconds the other side asked us to wait. `raw`: what it said.
+    """
+
+    def __init__(self, reason: str, after: float = 0.0, raw: str = "") -> None:
         super().__init__(reason)
         self.after = after
+        self.raw = raw
 
 
 class RejectedError(Exception):

@@ -22,6 +22,7 @@ STRUCTURED = ("json_schema", "json_object", "none")
 
 CHECK_SECONDS = 30.0
 CHECK_TOKENS = 16
+CHECK_PAUSE = 0.5  # seconds
 SHORTEST_SECRET = 12
 """Characters. Servers without keys are given EMPTY, none or x by custom: no secrets, and words of a passage."""
 LONGEST_QUOTE = 300  # characters of what an endpoint says, in a message
@@ -86,14 +87,25 @@ class Http:
             self._refuse_unknown(answer)
         elif answer.status not in (404, 405):  # which list no models; the question will show
             raise InputError(f"{self._url}/models: HTTP {answer.status}: {quote(answer.text)}")
+        await self._try_out()
+
+    async def _try_out(self) -> None:
         question: list[Message] = [{"role": "user", "content": "Answer with an empty text."}]
-        try:
-            async with asyncio.timeout(CHECK_SECONDS):
-                await self.complete(question, schema(["text"]), seed=0, max_tokens=CHECK_TOKENS)
-        except RejectedError as error:
-            raise InputError(f"{self._url}: refuses the kind of request we make: {error}: {quote(error.raw)}") from None
-        except (BusyError, TimeoutError):  # it may be under load; a run has patience
-            pass
+        for last in (False, False, True):
+            try:
+                async with asyncio.timeout(CHECK_SECONDS):
+                    await self.complete(question, schema(["text"]), seed=0, max_tokens=CHECK_TOKENS)
+                return
+            except (BusyError, RejectedError) as error:
+                # Some servers have an error of their own over what they do not know: 500, again and again.
+                if isinstance(error, RejectedError) or (last and str(error) == "HTTP 500"):
+                    said = f"{error}: {quote(error.raw)}"
+                    raise InputError(f"{self._url}: refuses the kind of request we make: {said}") from None
+                if str(error) != "HTTP 500":
+                    return  # it may be under load; a run has patience
+            except TimeoutError:
+                return
+            await asyncio.sleep(CHECK_PAUSE)
 
     def _refuse_unknown(self, answer: _Answer) -> None:
         try:
@@ -120,7 +132,7 @@ class Http:
             return replace(completion, text=self._clean(completion.text))  # JSON may have hidden it by an escape
         self._refuse_key(answer)
         if answer.status in _TRY_LATER or answer.status >= 500:
-            raise BusyError(f"HTTP {answer.status}", retry_after(answer.retry_after))
+            raise BusyError(f"HTTP {answer.status}", retry_after(answer.retry_after), answer.text)
         if answer.status == 404:
             raise InputError(f"{self._url}: HTTP 404 for the model {self._model!r}: {quote(answer.text)}")
         raise RejectedError(f"HTTP {answer.status}", answer.text)

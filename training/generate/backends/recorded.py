@@ -27,7 +27,8 @@ class Recorded:
         self._answers: dict[str, Completion] = {}
         for where, record in json_objects(path):
             try:
-                self._answers[record.pop("request")] = Completion(**record)
+                request = record.pop("request")
+                self._answers[request] = Completion(**record)
             except (KeyError, TypeError) as error:
                 raise InputError(f"{where}: is no recorded answer") from error
 
