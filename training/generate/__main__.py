@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.cli import OneLineErrors, exit_status
-from training.errors import InputError
+from training.errors import InputError, first_line
 from training.generate.backends import Backend, Sampling
 from training.generate.generator import MODES, generate
 from training.generate.prompts import BUNDLED
@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument("--queries", type=Path, help="queries.jsonl, for which passages are written")
     source.add_argument("--from-corpus", type=Path, help="corpus.jsonl, for whose passages queries are written instead")
     parser.add_argument("--out", type=Path, required=True, help="folder of this run")
-    parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="every N-th item from the I-th on")
+    parser.add_argument("--shard", type=_shard, default="1/1", metavar="I/N", help="every N-th item from the I-th on")
     parser.add_argument("--at-most", type=int, default=None, help="so many items, drawn by the seed")
     parser.add_argument("--seed", type=int, default=0, help="of examples, forms, and the model's draws")
 
@@ -102,7 +102,11 @@ def backend_from(options: argparse.Namespace) -> Backend:
 
 
 def run(options: argparse.Namespace) -> None:
-    backend = backend_from(options)
+    try:
+        backend = backend_from(options)
+    except ImportError as error:
+        missing = f"--backend {options.backend} needs a package that is not installed: {first_line(error)}"
+        raise InputError(f"{missing}; pip install 'wassrank[generate]'") from error
     limits = Limits(
         concurrency=backend.concurrency if options.concurrency is None else options.concurrency,
         seconds=options.timeout,

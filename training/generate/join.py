@@ -16,7 +16,7 @@ from training.fingerprint import fingerprint
 from training.folders import staged
 from training.generate.collection import write_collection
 from training.generate.context import RankingContext
-from training.generate.reading import read_contexts
+from training.generate.reading import contexts_as_they_are
 
 
 def join(folders: Iterable[Path], out: Path) -> None:
@@ -32,10 +32,12 @@ def join(folders: Iterable[Path], out: Path) -> None:
 def _each_once(folders: Iterable[Path]) -> Iterator[RankingContext]:
     seen: set[int] = set()
     for folder in folders:
-        for context in read_contexts(folder):
+        for where, context in contexts_as_they_are(folder):
             identity = fingerprint(context.query_id)
             if identity in seen:
-                raise InputError(f"{folder}: query {context.query_id!r} has a context in another folder already")
+                raise InputError(
+                    f"{where}: query {context.query_id!r} has a context already, here or in another folder"
+                )
             seen.add(identity)
             yield context
 

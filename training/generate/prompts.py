@@ -87,8 +87,13 @@ class Prompts:
             raise InputError(f"{folder}: a prompt lacks or misnames {error}") from error
         except (TypeError, ValueError, AttributeError, IndexError) as error:
             raise InputError(f"{folder}: a prompt cannot be filled in: {error}") from error
-        if not self.levels or len({level.grade for level in self.levels}) < len(self.levels):
-            raise InputError(f"{folder / 'levels.json'}: needs one entry a grade")
+        grades = [level.grade for level in self.levels]
+        if (
+            not grades
+            or len(set(grades)) < len(grades)
+            or not all(type(grade) is int and grade >= 0 for grade in grades)
+        ):
+            raise InputError(f"{folder / 'levels.json'}: needs one entry a grade, and grades are integers >= 0")
         if not 0 <= examples <= available:
             raise InputError(f"{folder}: has {available} examples, {examples} are asked for")
         self._examples = examples

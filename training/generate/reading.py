@@ -26,13 +26,17 @@ def read_contexts(folder: Path) -> Iterator[RankingContext]:
         InputError: a missing file, a line that is no context, a query id that comes twice. `file:line: what is wrong`.
     """
     seen: set[int] = set()
-    for where, record in json_objects(folder / CONTEXTS_FILE):
-        context = _context(record, where)
+    for where, context in contexts_as_they_are(folder):
         identity = fingerprint(context.query_id)
         if identity in seen:
             raise InputError(f"{where}: query {context.query_id!r} has a context already")
         seen.add(identity)
         yield context
+
+
+def contexts_as_they_are(folder: Path) -> Iterator[tuple[str, RankingContext]]:
+    """`file:line` and the context of each line; for who knows that no query comes twice: nothing is kept."""
+    return ((where, _context(record, where)) for where, record in json_objects(folder / CONTEXTS_FILE))
 
 
 def count_set_aside(folder: Path) -> Counter[str]:

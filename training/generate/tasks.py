@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from training.generate.backends import Message
 from training.generate.collection import added_whole, write_collection, write_queries
 from training.generate.prompts import PASSAGE, QUERY, Item, Prompts, assistant, digest
-from training.generate.reading import CONTEXTS_FILE, read_contexts
+from training.generate.reading import CONTEXTS_FILE, contexts_as_they_are
 
 
 class Ask(Protocol):
@@ -65,7 +65,8 @@ class Contexts:
 
     def finish(self, folder: Path) -> dict[str, int]:
         with added_whole(folder) as partial:
-            write_collection(read_contexts(folder), partial)
+            # The store has looked for queries that come twice.
+            write_collection((context for _, context in contexts_as_they_are(folder)), partial)
         return {}
 
 

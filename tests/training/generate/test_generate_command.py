@@ -339,6 +339,25 @@ def test_a_model_is_needed(make_queries: Make, tmp_path: Path, capsys: pytest.Ca
     assert one_line(capsys.readouterr().err) == "error: --backend http needs --model"
 
 
+@pytest.mark.parametrize(("backend", "package"), [("http", "aiohttp"), ("local", "xgrammar")])
+def test_a_package_that_is_missing_is_named(
+    backend: str,
+    package: str,
+    make_queries: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"training.generate.backends.{backend}", raising=False)
+    arguments = ["--queries", str(make_queries(2)), "--out", str(tmp_path / "out"), "--backend", backend]
+    assert main([*arguments, "--model", "some/model"]) == 1
+    said = one_line(capsys.readouterr().err)
+    assert said.startswith(f"error: --backend {backend} needs a package that is not installed: ")
+    assert package in said
+    assert said.endswith("pip install 'wassrank[generate]'")
+
+
 def test_another_runs_folder_is_refused_before_any_work(
     make_queries: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

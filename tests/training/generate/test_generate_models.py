@@ -86,10 +86,9 @@ def test_a_real_server_writes_queries_for_a_corpus(url: str, records: Make, tmp_
         assert query["text"]
 
 
-def test_the_same_weights_are_asked_in_this_process(make_queries: Make, records: Make, tmp_path: Path) -> None:
-    """Without a grammar: it may set everything aside."""
+def test_the_same_weights_write_every_level_in_this_process(make_queries: Make, records: Make, tmp_path: Path) -> None:
     backend = Local(str(llama_server.gguf()), device="cpu")
-    limits = Limits(concurrency=1, answers=1, max_tokens=60)
+    limits = Limits(answers=3, max_tokens=150)
     summary = generate(
         make_queries(2), tmp_path / "out", backend, mode="calls", examples=0, limits=limits, progress=False
     )

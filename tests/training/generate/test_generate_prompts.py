@@ -88,6 +88,7 @@ def test_a_changed_file_changes_the_hash(tmp_path: Path) -> None:
         ("levels.json", "[", "not JSON"),
         ("levels.json", '[{"grade": 1}]', "cannot be filled in"),
         ("levels.json", "[]", "one entry a grade"),
+        ("levels.json", '[{"grade": -1, "name": "x", "definition": "y"}]', "lacks or misnames '-1'"),
         ("forms.json", '{"words": []}', "cannot be filled in"),
         ("forms.json", '{"words": [1]}', "lacks or misnames 'kind'"),
         ("calls.txt", "$grade $nonsense", "lacks or misnames 'nonsense'"),
