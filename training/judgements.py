@@ -327,7 +327,9 @@ def _index(path: Path, corpus: Texts, queries: Texts) -> Arrays:
     columns = small(np.frombuffer(passage_of, np.int64), len(corpus))
     del passage_of
     _refuse_repeated(rows, columns, path, corpus, queries)
-    return _by_query(rows, columns, np.frombuffer(scores), len(queries))
+    judged, starts, order = _by_query(rows, len(queries))
+    del rows
+    return {"queries": judged, "starts": starts, "passages": columns[order], "scores": np.frombuffer(scores)[order]}
 
 
 def _fields(line: str, path: Path, number: int) -> tuple[str, str, float]:
@@ -362,24 +364,18 @@ def _refuse_repeated(query_of: Positions, passage_of: Positions, path: Path, cor
 
 def _by_query(
     query_of: Positions,  # [M]
-    passage_of: Positions,  # [M]
-    scores: Scores,  # [M]
     queries: int,
-) -> Arrays:
-    """The judgements a query's behind one another, queries in the order in which the file brings them."""
-    first = small(np.full(queries, len(scores)), len(scores))
+) -> tuple[Positions, Positions, Positions]:
+    """The queries that are judged, in the order in which the file brings them; where each one's judgements start among
+    all, a query's behind one another; and the order [M] that puts them so."""
+    count = len(query_of)
+    first = small(np.full(queries, count), count)
     # Of values for one place the last stays: backwards, that is the first line.
-    first[query_of[::-1]] = small(np.arange(len(scores))[::-1], len(scores))
-    judged = np.flatnonzero(first < len(scores))
+    first[query_of[::-1]] = small(np.arange(count)[::-1], count)
+    judged = np.flatnonzero(first < count)
     judged = judged[np.argsort(first[judged])]  # by appearance
     row_of = small(np.zeros(queries), queries)
     row_of[judged] = np.arange(len(judged))
     rows = row_of[query_of]
     starts = np.concatenate([[0], np.cumsum(np.bincount(rows))])
-    by_row = np.argsort(rows, kind="stable")
-    return {
-        "queries": small(judged, queries),
-        "starts": starts,
-        "passages": passage_of[by_row],
-        "scores": scores[by_row],
-    }
+    return small(judged, queries), starts, np.argsort(rows, kind="stable")

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from training import export
+from training.collection_writer import CollectionWriter
 from training.data import read_collection
 
 COLUMNS, LISTS = "sentence-transformers-columns", "sentence-transformers-lists"
@@ -96,6 +97,17 @@ def test_pylate_gets_three_tables_each_text_once(ragged: Path) -> None:
     for row in rows:
         judged = collection.qrels["train"][row["query_id"]]
         assert row["scores"] == [judged[passage] for passage in row["document_ids"]]
+
+
+def test_a_passage_of_two_queries_is_one_document(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    with CollectionWriter(tmp_path / "shared") as writer:
+        writer.add("q0", "one", [("p0", "shared", 3), ("p1", "other", 0)])
+        writer.add("q1", "two", [("p2", "another", 3)])
+    with (tmp_path / "shared" / "qrels" / "train.tsv").open("a", encoding="utf-8") as file:
+        file.write("q1\tp0\t1\n")
+    documents = records(exported(tmp_path / "shared", "pylate") / "documents.jsonl")
+    assert [document["document_id"] for document in documents] == ["p0", "p1", "p2"]
 
 
 def test_ids_stay_unique_over_several_corpora(collection_folder: Path, tmp_path: Path) -> None:

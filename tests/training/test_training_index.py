@@ -16,6 +16,7 @@ import pytest
 from training import index
 from training.data import read_collection
 from training.errors import InputError
+from training.fingerprint import fingerprint
 from training.index import INDEX_FILE, Arrays, cached
 from training.texts import Texts
 
@@ -160,6 +161,15 @@ def test_texts_are_read_in_any_order(texts: Path) -> None:
     assert "none" not in read
     assert list(read) == [f"p{i}" for i in range(100)]
     assert list(read.values()) == [read[f"p{i}"] for i in range(100)]
+    with pytest.raises(KeyError):
+        read["none"]
+
+
+def test_an_unknown_id_with_a_known_fingerprint_is_still_unknown(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Texts(texts)
+    monkeypatch.setattr("training.texts.fingerprint", lambda text: fingerprint("p3"))
+    assert read["p3"] == "Tïtle text\n3"
+    assert read.find("none") is None
     with pytest.raises(KeyError):
         read["none"]
 

@@ -189,6 +189,14 @@ def test_queries_without_passages_are_not_used(folder: Path) -> None:
     assert len(read(folder, {"train": [{"folder": "real", "min_score": 1}]}).qrels["train"]["q3"]) == 1
 
 
+def test_queries_come_in_the_order_of_their_judgements(folder: Path) -> None:
+    write_qrels(folder / "mixed.tsv", ["q2\tp2_0\t1", "q0\tp0_0\t0", "q1\tp1_0\t2", "q0\tp0_1\t0", "q1\tp1_1\t0"])
+    judged = read(folder, source(qrels="mixed.tsv")).qrels["train"]
+    assert dict(judged) == {"q2": {"p2_0": 1}, "q0": {"p0_0": 0, "p0_1": 0}, "q1": {"p1_0": 2, "p1_1": 0}}
+    assert list(judged) == ["q2", "q0", "q1"]
+    assert list(read(folder, source(qrels="mixed.tsv", min_score=2)).qrels["train"]) == ["q1"]
+
+
 def test_groups_are_the_same_in_any_worker_and_process(folder: Path) -> None:
     """A worker that is spawned, or another rank, has a copy: it holds paths, not texts, and draws the same."""
     groups = GradedGroups(read(folder, PAPER), "train", 5, seed=3)
