@@ -7,12 +7,14 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from transformers.utils import logging
 
-from training.encoder import POOLINGS, BiEncoder, default_encoder
 from training.errors import InputError
+
+if TYPE_CHECKING:
+    from training.encoder import BiEncoder
 
 
 class OneLineErrors(argparse.ArgumentParser):
@@ -41,7 +43,10 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(128 + number)  # what a shell reports for a process that a signal ended
 
 
+# Where it is used: a command without an encoder need not wait for torch.
 def add_encoder_options(parser: argparse.ArgumentParser) -> None:
+    from training.encoder import POOLINGS
+
     parser.add_argument("--model", default=None, help="model folder or hub name (default: the bundled MiniLM)")
     parser.add_argument("--pooling", choices=POOLINGS, default=None, help="default: as the model was saved, else mean")
     parser.add_argument(
@@ -55,6 +60,8 @@ def add_encoder_options(parser: argparse.ArgumentParser) -> None:
 
 def encoder_from(options: argparse.Namespace) -> BiEncoder:
     """The encoder that the options of `add_encoder_options` choose."""
+    from training.encoder import BiEncoder, default_encoder
+
     return BiEncoder.from_pretrained(
         options.model or default_encoder(), options.pooling, options.normalize, options.max_length
     )

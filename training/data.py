@@ -1,125 +1,97 @@
-"""Reads a graded retrieval collection in the BEIR layout, and refuses a broken one naming file and line.
+"""A graded retrieval collection: a folder in the BEIR layout, or a YAML file that joins several sources.
 
 corpus.jsonl       {"_id": "p1", "title": "…", "text": "…"}    the title may be absent or empty
 queries.jsonl      {"_id": "q1", "text": "…"}
 qrels/SPLIT.tsv    query-id<TAB>corpus-id<TAB>score            first line: exactly these three names
+
+The YAML is described in `sources.py`. Texts stay in their files (`texts.py`), judgements are memory-mapped if they are
+many (`judgements.py`); a broken file is refused with one line that names file and line.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from training.errors import InputError
+from training.judgements import Judgements, Source
+from training.sources import SourceOptions, read_sources
+from training.texts import Texts
 
-Qrels = dict[str, dict[str, int]]
+Qrels = Mapping[str, Mapping[str, float]]
 """query id → passage id → grade"""
-
-HEADER = "query-id\tcorpus-id\tscore"
 
 
 @dataclass(frozen=True)
 class Collection:
-    corpus: dict[str, str]  # passage id → title and text
-    queries: dict[str, str]  # query id → text, of all splits
-    qrels: dict[str, Qrels]  # split → its judgements, of the splits asked for
+    corpus: Mapping[str, str]  # what is searched: passage id → title and text
+    queries: Mapping[str, str]  # query id → text, of all splits
+    qrels: dict[str, Judgements]  # split → its judgements, of the splits asked for
+    group_size: int | None = None  # passages a query, where the YAML says it
 
     def highest_grade(self) -> int:
-        """The highest grade of any passage in the splits read."""
-        return max(g for qrels in self.qrels.values() for grades in qrels.values() for g in grades.values())
+        """The highest grade of any passage in the splits read; 0 where grades are real numbers."""
+        return max(judged.highest_grade() for judged in self.qrels.values())
 
 
-def read_collection(folder: Path, splits: Sequence[str]) -> Collection:
-    """Read corpus, queries and the judgements of `splits` from `folder`.
+def read_collection(data: Path, splits: Sequence[str]) -> Collection:
+    """Read corpus, queries and the judgements of `splits` from a folder, or from what a YAML file names.
 
-    Every qrels file is read, also those not asked for: only so is it known which query has no passages.
+    Of a folder every qrels file is read, also those not asked for: only so is it known which query has no passages. Of
+    a YAML's sources, queries without passages are not used. There, a split that is searched (any but "train") has one
+    corpus; `corpus` and `queries` are those of the last of `splits`.
 
     Raises:
-        InputError: a missing file, a line that is no JSON object or has no usable `_id` or text, a duplicate
-            id or judgement, a judgement naming an unknown query or passage, a grade that is no integer ≥ 0, a
-            query that no judgement names. The message is `file:line: what is wrong`.
+        InputError: a missing or broken file (see `Texts` and `Source`), a key that the YAML may not have, a query of
+            a folder that no judgement names.
     """
-    corpus, _ = _read_texts(folder / "corpus.jsonl", empty_allowed=True)  # real corpora hold empty passages
-    queries, query_lines = _read_texts(folder / "queries.jsonl", empty_allowed=False)
+    yaml = data.is_file() or data.suffix in (".yaml", ".yml")
+    return _read_yaml(data, splits) if yaml else _read_folder(data, splits)
+
+
+def _read_folder(folder: Path, splits: Sequence[str]) -> Collection:
+    corpus = Texts(folder / "corpus.jsonl")
+    queries = Texts(folder / "queries.jsonl", queries=True)
     files = {split: folder / "qrels" / f"{split}.tsv" for split in splits}
     for path in sorted((folder / "qrels").glob("*.tsv")):
         files.setdefault(path.stem, path)
-    qrels = {split: _read_qrels(path, corpus, queries) for split, path in files.items()}
-    for query, line in query_lines.items():
-        if not any(query in judged for judged in qrels.values()):
-            raise InputError(f"{folder / 'queries.jsonl'}:{line}: query {query!r} has no passages in any qrels file")
-    return Collection(corpus, queries, {split: qrels[split] for split in splits})
+    sources = {split: Source(corpus, queries, path) for split, path in files.items()}
+    unjudged = np.ones(len(queries), np.bool_)
+    for source in sources.values():
+        unjudged[source.query_positions()] = False
+    if unjudged.any():
+        position = int(unjudged.argmax())
+        query = queries.id_at(position)
+        raise InputError(f"{queries.path}:{position + 1}: query {query!r} has no passages in any qrels file")
+    return Collection(corpus, queries, {split: Judgements([sources[split]]) for split in splits})
 
 
-def _read_texts(path: Path, empty_allowed: bool) -> tuple[dict[str, str], dict[str, int]]:
-    """id → text and id → line number of a .jsonl file."""
-    texts: dict[str, str] = {}
-    lines: dict[str, int] = {}
-    for number, line in _numbered_lines(path):
-        record = _json_object(line, f"{path}:{number}")
-        identifier, text, title = record.get("_id"), record.get("text"), record.get("title") or ""
-        if not isinstance(identifier, str) or not identifier:
-            raise InputError(f'{path}:{number}: "_id" must be a string that is not empty, got {identifier!r}')
-        if not isinstance(text, str) or not isinstance(title, str):
-            raise InputError(f'{path}:{number}: "text" (and "title" where given) must be a string')
-        if identifier in texts:
-            raise InputError(f"{path}:{number}: duplicate id {identifier!r}, first on line {lines[identifier]}")
-        texts[identifier] = f"{title} {text}".strip()
-        lines[identifier] = number
-        if not texts[identifier] and not empty_allowed:
-            raise InputError(f"{path}:{number}: {identifier!r} has an empty text")
-    if not texts:
-        raise InputError(f"{path}: the file is empty")
-    return texts, lines
+def _read_yaml(file: Path, splits: Sequence[str]) -> Collection:
+    options = read_sources(file)
+    opened: dict[tuple[Path, bool], Texts] = {}  # a file that several sources name is opened once
 
+    def texts(path: Path, queries: bool) -> Texts:
+        key = (path.resolve(), queries)
+        if key not in opened:
+            opened[key] = Texts(path, queries)
+        return opened[key]
 
-def _read_qrels(path: Path, corpus: dict[str, str], queries: dict[str, str]) -> Qrels:
-    qrels: Qrels = {}
-    lines = _numbered_lines(path)
-    _, header = next(lines, (1, ""))
-    if header != HEADER:
-        raise InputError(f"{path}:1: the header must be {HEADER!r}, got {header!r}")
-    for number, line in lines:
-        where = f"{path}:{number}"
-        fields = line.split("\t")
-        if len(fields) != 3:
-            raise InputError(f"{where}: expected 3 fields separated by tabs, got {len(fields)}")
-        query, passage, grade = fields
-        if query not in queries:
-            raise InputError(f"{where}: unknown query {query!r}, not in queries.jsonl")
-        if passage not in corpus:
-            raise InputError(f"{where}: unknown passage {passage!r}, not in corpus.jsonl")
-        if not (grade.isascii() and grade.isdigit()):
-            raise InputError(f"{where}: the grade must be an integer >= 0, got {grade!r}")
-        judged = qrels.setdefault(query, {})
-        if passage in judged:
-            raise InputError(f"{where}: passage {passage!r} is judged twice for query {query!r}")
-        judged[passage] = int(grade)
-    if not qrels:
-        raise InputError(f"{path}: no judgements")
-    return qrels
+    def judged(split: str) -> Judgements:
+        if split not in options.splits:
+            raise InputError(f"{file}: has no {split!r}, which is needed here")
+        named: Sequence[SourceOptions] = options.splits[split]
+        judgements = Judgements(
+            [Source(texts(one.corpus, False), texts(one.queries, True), one.qrels, one.selection) for one in named]
+        )
+        if split != "train" and len(judgements.corpora) > 1:
+            raise InputError(f"{file}: the sources of {split!r} must share one corpus: it is searched as a whole")
+        if split != "train" and judgements.real:
+            raise InputError(f"{file}: the grades of {split!r} must be integers: trec_eval measures no others")
+        return judgements
 
-
-def _json_object(line: str, where: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not JSON: {error.msg} at column {error.colno}") from error
-    if not isinstance(record, dict):
-        raise InputError(f"{where}: expected a JSON object, got {type(record).__name__}")
-    return record
-
-
-def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                try:  # line by line, so that the error can name the line
-                    yield number, line.decode("utf-8").rstrip("\r\n")
-                except UnicodeDecodeError as error:
-                    raise InputError(f"{path}:{number}: not UTF-8") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    qrels = {split: judged(split) for split in splits}
+    searched = qrels[splits[-1]].sources[0]
+    return Collection(searched.corpus, searched.queries, qrels, options.group_size)

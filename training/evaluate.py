@@ -111,10 +111,18 @@ def _trec_eval(
     measures: Sequence[str],
 ) -> dict[str, dict[str, float]]:
     # Ranks in place of scores: trec_eval would reorder equal scores by id.
-    run = {query: {ranked: -float(i) for i, ranked in enumerate(rankings[query][:depth])} for query in qrels}
-    evaluator = pytrec_eval.RelevanceEvaluator(qrels, set(measures), relevance_level=relevant_grade)
+    judged = {query: _integers(query, grades) for query, grades in qrels.items()}
+    run = {query: {ranked: -float(i) for i, ranked in enumerate(rankings[query][:depth])} for query in judged}
+    evaluator = pytrec_eval.RelevanceEvaluator(judged, set(measures), relevance_level=relevant_grade)
     values: dict[str, dict[str, float]] = evaluator.evaluate(run)
     return values
+
+
+def _integers(query: str, grades: Mapping[str, float]) -> dict[str, int]:
+    integers = {passage: int(grade) for passage, grade in grades.items()}
+    if integers != grades:
+        raise InputError(f"query {query!r}: trec_eval measures integer grades, got {sorted(grades.values())}")
+    return integers
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -20,7 +21,8 @@ def staged(target: Path, marker: str | None = None) -> Iterator[Path]:
     that name, that is an earlier result, which is then replaced; nothing else is ever deleted.
 
     Raises:
-        InputError: at once, before any work, if `target` is something that would have to be overwritten.
+        InputError: at once, before any work, if `target` is something that would have to be overwritten; later, if
+            the disk is full.
     """
     target = Path(os.path.abspath(target))
     _check_free(target, marker)
@@ -40,6 +42,10 @@ def staged(target: Path, marker: str | None = None) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             os.replace(staging, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(f"{target}: cannot be written: {error.strerror}") from error
     finally:
         if staging.exists():
             shutil.rmtree(staging)

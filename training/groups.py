@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,28 +14,32 @@ from torch.utils.data import Dataset
 
 from training.data import Collection
 from training.errors import InputError
+from training.judgements import Handle
+
+Passage = TypeVar("Passage")  # whatever names one
+Grade = TypeVar("Grade", bound=float)
 
 
 @dataclass(frozen=True)
 class Group:
     query: str
     passages: tuple[str, ...]  # the texts, best grade first
-    grades: tuple[int, ...]  # one a passage
+    grades: tuple[float, ...]  # one a passage; integers, unless the collection's grades are real numbers
 
 
 class GradedGroups(Dataset[Group]):
     """One group a query of a split, redrawn every epoch.
 
-    Passages are drawn evenly over the query's grades and without repetition; a query with fewer than `size`
-    passages gives all it has. What is drawn depends on the seed, the epoch and the query's place only: not on
-    the order of access, the number of workers or any global random state.
+    First each source draws its `group_random_k`, then the group is drawn from what all sources give: evenly over the
+    query's grades and without repetition; a query with fewer than `size` passages gives all it has. What is drawn
+    depends on the seed, the epoch and the query's place only: not on the order of access, the number of workers or
+    processes or any global random state.
     """
 
     def __init__(self, collection: Collection, split: str, size: int, seed: int) -> None:
         if size < 1:
             raise InputError(f"the group size must be at least 1 passage, got {size}")
-        self._collection = collection
-        self._by_grade = [(q, _invert(grades)) for q, grades in collection.qrels[split].items()]
+        self._judged = collection.qrels[split]
         self._size = size
         self._seed = seed
         # In shared memory: workers that outlive an epoch (persistent_workers) see the new one too.
@@ -46,17 +50,22 @@ class GradedGroups(Dataset[Group]):
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
-        return len(self._by_grade)
+        return len(self._judged)
 
     def __getitem__(self, index: int) -> Group:
-        query, by_grade = self._by_grade[index]
+        drawn = self.drawn(index)
+        texts = tuple(self._judged.passage(handle) for handle, _ in drawn)
+        return Group(self._judged.query(index), texts, tuple(grade for _, grade in drawn))
+
+    def drawn(self, index: int) -> list[tuple[Handle, float]]:
+        """The passages of a group, not read yet, and their grades, best grade first."""
         rng = random.Random(f"{self._seed}/{int(self._epoch)}/{index}")
-        drawn = draw_evenly(by_grade, self._size, rng)
-        texts = tuple(self._collection.corpus[passage] for passage, _ in drawn)
-        return Group(self._collection.queries[query], texts, tuple(grade for _, grade in drawn))
+        return draw_evenly(_invert(self._judged.passages(index, rng)), self._size, rng)
 
 
-def draw_evenly(by_grade: Mapping[int, Sequence[str]], size: int, rng: random.Random) -> list[tuple[str, int]]:
+def draw_evenly(
+    by_grade: Mapping[Grade, Sequence[Passage]], size: int, rng: random.Random
+) -> list[tuple[Passage, Grade]]:
     """At most `size` (passage, grade) pairs, best grade first: one from each grade in turn till they suffice.
 
     So two grades' counts differ by at most one unless the rarer grade has run out. Which grades get the odd
@@ -72,8 +81,8 @@ def draw_evenly(by_grade: Mapping[int, Sequence[str]], size: int, rng: random.Ra
     return sorted(drawn, key=lambda pair: -pair[1])
 
 
-def _invert(grades: Mapping[str, int]) -> dict[int, list[str]]:
-    by_grade: dict[int, list[str]] = {}
+def _invert(grades: Mapping[Passage, float]) -> dict[float, list[Passage]]:
+    by_grade: dict[float, list[Passage]] = {}
     for passage, grade in grades.items():
         by_grade.setdefault(grade, []).append(passage)
     return by_grade
@@ -86,8 +95,8 @@ class GroupCollator:
     Returns:
         queries: the tokenizer's tensors for Q texts.
         passages: the same for Q·K texts, query-major: query i's are i·K … i·K+K−1.
-        grades: [Q, K] int64. Not called `labels`: of a batch that has those, HF Trainer assumes that the loss
-            is already normalised over the accumulated batch.
+        grades: [Q, K] int64, or float32 where grades are real numbers. Not called `labels`: of a batch that has those,
+            HF Trainer assumes that the loss is already normalised over the accumulated batch.
         mask: [Q, K] bool, True = a real passage. A shorter group is padded with empty passages of grade 0.
     """
 
@@ -99,7 +108,8 @@ class GroupCollator:
         passages: list[str] = []
         for group in groups:
             passages += [*group.passages, *[""] * (width - len(group.passages))]
-        grades = torch.zeros(len(groups), width, dtype=torch.int64)
+        real = any(isinstance(grade, float) for group in groups for grade in group.grades)
+        grades = torch.zeros(len(groups), width, dtype=torch.float32 if real else torch.int64)
         mask = torch.zeros(len(groups), width, dtype=torch.bool)
         for row, group in enumerate(groups):
             grades[row, : len(group.grades)] = torch.tensor(group.grades)

@@ -20,6 +20,7 @@ import transformers
 from matplotlib.figure import Figure
 
 import wassrank
+from training.tables import markdown_table
 
 # Okabe and Ito's colours: told apart with any colour vision.
 COLOURS = ("#999999", "#E69F00", "#0072B2", "#CC79A7", "#009E73")
@@ -44,7 +45,7 @@ def machine(device: torch.device) -> dict[str, str | int]:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table, aligned so that it also reads well as it is."""
-    lines = [("", "nDCG@10", "MRR@10", "seconds a step", "of it in the loss", "backend")]
+    lines: list[Sequence[str]] = []
     for row in rows:
         seconds, share = row["seconds_per_step"], row["loss_share"]
         lines.append(
@@ -57,10 +58,8 @@ def table(rows: Sequence[Row]) -> str:
                 row["backend"] or "–",
             )
         )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    written = ["| " + " | ".join(_padded(line, widths)) + " |" for line in lines]
-    rule = "|" + "|".join("-" * (w + 1) + ("-" if i in (0, 5) else ":") for i, w in enumerate(widths)) + "|"
-    return "\n".join([written[0], rule, *written[1:]])
+    header = ["", "nDCG@10", "MRR@10", "seconds a step", "of it in the loss", "backend"]
+    return markdown_table(header, lines, words=(0, 5))
 
 
 def difference(row: Row, other: Row) -> tuple[float, float]:
@@ -100,14 +99,6 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     bars.set_axisbelow(True)
 
     figure.savefig(path, dpi=150)
-
-
-def _padded(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
-    words = {0, len(cells) - 1}  # the other columns are numbers
-    return [
-        cell.ljust(width) if i in words else cell.rjust(width)
-        for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    ]
 
 
 def _standard_error(values: Sequence[float]) -> float:

@@ -1,10 +1,10 @@
 """The command that trains.
 
-    python -m training.train --data DIR --output DIR --loss grade_wasserstein [HF training arguments]
+    python -m training.train --data DATA --output DIR --loss grade_wasserstein [HF training arguments]
 
-DIR/ of --output then holds the model (for AutoModel, AutoTokenizer and BiEncoder.from_pretrained) and
-metrics.json: the quality before and after, the loss curve, and what was run. It appears when all of it is
-there, or not at all.
+DATA is a folder in the BEIR layout or a YAML file of sources (see data.py). DIR then holds the model (for AutoModel,
+AutoTokenizer and BiEncoder.from_pretrained) and metrics.json: the quality before and after, the loss curve, and what
+was run. It appears when all of it is there, or not at all.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from training.losses import LOSSES, LossOptions, backend_name, build_loss
 from training.trainer import DEFAULTS, LossBar, fit
 
 METRICS_FILE = "metrics.json"
+GROUP_SIZE = 4
 
 
 def train(options: argparse.Namespace, args: TrainingArguments, folder: Path) -> dict[str, Any]:
@@ -50,7 +51,8 @@ def train(options: argparse.Namespace, args: TrainingArguments, folder: Path) ->
     )
     loss = build_loss(loss_options, collection.highest_grade())
     encoder = encoder_from(options).to(args.device)
-    groups = GradedGroups(collection, "train", options.group_size, args.seed)
+    group_size = next(size for size in (options.group_size, collection.group_size, GROUP_SIZE) if size is not None)
+    groups = GradedGroups(collection, "train", group_size, args.seed)
 
     before = evaluate(encoder, collection, "test", options.relevant_grade, progress="evaluating before")
     run = fit(encoder, groups, loss, args, in_batch=options.in_batch is not None, callbacks=[LossBar(options.loss)])
@@ -102,10 +104,11 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Every other argument is one of Hugging Face's TrainingArguments: --learning_rate, "
         "--max_steps, --bf16, --gradient_accumulation_steps, --seed and so on.",
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder in the BEIR layout, with qrels train and test")
+    parser.add_argument("--data", type=Path, required=True, help="folder in the BEIR layout or YAML of sources")
     parser.add_argument("--output", type=Path, required=True, help="folder for model and metrics; must not exist yet")
     add_encoder_options(parser)
-    parser.add_argument("--group-size", type=int, default=4, help="passages a query, drawn evenly over its grades")
+    group_size = f"passages a query, drawn evenly over its grades; None: as the YAML has it, else {GROUP_SIZE}"
+    parser.add_argument("--group-size", type=int, default=None, help=group_size)
     parser.add_argument("--relevant-grade", type=int, default=RELEVANT_GRADE, help="relevant from here, MRR and recall")
     parser.add_argument("--loss", choices=LOSSES, default=loss.name, help="which loss")
     parser.add_argument("--p", type=float, default=loss.p, help="order of the Wasserstein distance")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,10 +49,14 @@ def test_the_title_precedes_the_text(collection_folder: Path) -> None:
 
 
 def test_windows_line_ends_change_nothing(collection_folder: Path) -> None:
-    expected = read_collection(collection_folder, SPLITS)
+    def content() -> list[Any]:
+        collection = read_collection(collection_folder, SPLITS)
+        return [dict(part) for part in (collection.corpus, collection.queries, *collection.qrels.values())]
+
+    expected = content()
     for path in [*collection_folder.glob("*.jsonl"), *collection_folder.glob("qrels/*.tsv")]:
         path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
-    assert read_collection(collection_folder, SPLITS) == expected
+    assert content() == expected
 
 
 @pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl"])
@@ -92,7 +97,7 @@ def test_a_duplicate_id_is_named(collection_folder: Path, name: str, first: str)
         ("nobody\tq0_g0\t1", "unknown query 'nobody'"),
         ("q0\tnothing\t1", "unknown passage 'nothing'"),
         ("q0\tq1_g0\t1.5", "the grade must be an integer >= 0, got '1.5'"),
-        ("q0\tq1_g0\thigh", "the grade must be an integer >= 0, got 'high'"),
+        ("q0\tq1_g0\thigh", "the grade must be a number, got 'high'"),
         ("q0\tq1_g0\t-1", "the grade must be an integer >= 0, got '-1'"),
         ("q0\tq0_g0\t2", "judged twice"),
         ("q0 q1_g0 1", "expected 3 fields separated by tabs, got 1"),
@@ -104,6 +109,14 @@ def test_a_bad_judgement_is_named(collection_folder: Path, line: str, problem: s
     message = complaint(collection_folder)
     assert message.startswith(f"{path}:{number}: ")
     assert problem in message
+
+
+def test_of_several_repeated_judgements_the_first_line_that_repeats_is_named(collection_folder: Path) -> None:
+    path = collection_folder / "qrels" / "train.tsv"
+    number = append_line(path, "q7\tq7_g0\t1")
+    for line in ("q1\tq7_g0\t1", "q0\tq0_g0\t0", "q1\tq7_g0\t2", "q7\tq7_g0\t0"):
+        append_line(path, line)
+    assert complaint(collection_folder) == f"{path}:{number}: passage 'q7_g0' is judged twice for query 'q7'"
 
 
 def test_qrels_without_their_header_are_refused(collection_folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,14 @@ def test_an_empty_folder_may_be_named(tmp_path: Path) -> None:
     with staged(tmp_path / "result") as folder:
         (folder / "a.txt").touch()
     assert (tmp_path / "result" / "a.txt").is_file()
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    def fill() -> None:
+        with staged(tmp_path / "result") as folder:
+            (folder / "half.txt").write_text("half", encoding="utf-8")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(InputError, match="No space left"):
+        fill()
+    assert list(tmp_path.iterdir()) == []

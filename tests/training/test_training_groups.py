@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from training.collection_writer import CollectionWriter
 from training.data import Collection, read_collection
 from training.encoder import BiEncoder
 from training.errors import InputError
@@ -20,14 +21,16 @@ MANY = {grade: [f"g{grade}_{i}" for i in range(50)] for grade in range(4)}
 
 
 @pytest.fixture
-def collection() -> Collection:
+def collection(tmp_path: Path) -> Collection:
     """Two queries: one with five passages of each grade 0 … 3, one with two passages in all."""
     qrels = {
         "rich": {f"rich_{grade}_{i}": grade for grade in range(4) for i in range(5)},
         "poor": {"poor_2": 2, "poor_0": 0},
     }
-    corpus = {passage: f"text of {passage}" for judged in qrels.values() for passage in judged}
-    return Collection(corpus, {"rich": "rich query", "poor": "poor query"}, {"train": qrels})
+    with CollectionWriter(tmp_path) as writer:
+        for query, judged in qrels.items():
+            writer.add(query, f"{query} query", [(passage, f"text of {passage}", g) for passage, g in judged.items()])
+    return read_collection(tmp_path, ["train"])
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 8, 9, 40])
