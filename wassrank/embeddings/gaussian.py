@@ -118,10 +118,10 @@ class ChunkedPasses:
         end: int,
         turned: Turned | Tensor | None,
     ) -> None:
-        G = self._room(2)[1]
+        N, G = self._a.scores.shape[1], self._room(2)[1]
         for rows, passes in self._chunks(begin, end, back=True):
             q = self._queries(rows)
-            here = G[: len(q) * self._a.scores.shape[1]].view(len(q), -1)
+            here = G[: len(q) * N].view(len(q), N)
             if passes is not None:
                 part = turned[rows] if isinstance(turned, Tensor) else turned
                 if isinstance(part, Turned):

@@ -44,7 +44,7 @@ class Passages(Protocol):
         ...
 
     def gradient(self) -> Tensor:
-        """After the last tour back: this process's own passages', of their dtype."""
+        """After the last tour back: this process's own passages', of their dtype; 0 where there was none."""
         ...
 
 
@@ -67,8 +67,7 @@ class Here:
         yield Block(0, self._passages, self._gradient, complete=only)
 
     def gradient(self) -> Tensor:
-        assert self._gradient is not None
-        return self._gradient.to(self._passages.dtype)
+        return torch.zeros_like(self._passages) if self._gradient is None else self._gradient.to(self._passages.dtype)
 
 
 class Gathered:
@@ -92,7 +91,8 @@ class Gathered:
             yield Block(begin, passages, self._gradient, complete=False)
 
     def gradient(self) -> Tensor:
-        assert self._gradient is not None
+        if self._gradient is None:  # in all processes
+            return torch.zeros_like(self._own)
         begin = sum(self._sizes[: self._group.rank])
         own = self._group.sum(self._gradient)[begin : begin + len(self._own)]
         return own.to(self._own.dtype)
@@ -131,8 +131,7 @@ class Ring:
         self._gradient = gradient if self._gradient is None else self._gradient + gradient
 
     def gradient(self) -> Tensor:
-        assert self._gradient is not None
-        return self._gradient.to(self._own.dtype)
+        return torch.zeros_like(self._own) if self._gradient is None else self._gradient.to(self._own.dtype)
 
     def _begin(self, owner: int) -> int:
         return sum(self._sizes[:owner])
