@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import losses
+from benchmarks.memory import peak
 from benchmarks.problem import Inputs, Pair, Problem, training_step
 
 PAIRS = [pair for name in losses.NAMES for pair in losses.benchmark(name).CPU_PAIRS]
@@ -38,14 +39,15 @@ def test_against(paired: Any, benchmark: Any, pair: Pair) -> None:
     }
     if pair.goal is not None:
         benchmark.extra_info["goal"] = pair.goal
-    benchmark.extra_info["extra_memory"] = extra_memory(ours, inputs)
+    benchmark.extra_info["extra_memory"] = extra_memory(ours, inputs, problem)
     paired(ours, rival)
 
 
-def extra_memory(run: Callable[[], None], inputs: Inputs) -> float:
-    """Bytes torch allocated in one step beyond the gradients, as a share of the leaves' bytes."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
-        run()
-    allocated = float(sum(max(0, e.self_cpu_memory_usage) for e in trace.key_averages()))
+def extra_memory(run: Callable[[], None], inputs: Inputs, problem: Problem) -> float:
+    """The most bytes a step holds beyond inputs and gradients, as a share of the leaves' bytes: of scores, and from
+    embeddings of the scores they would have."""
+    for leaf in inputs.leaves:
+        leaf.grad = None
     leaves = sum(leaf.nbytes for leaf in inputs.leaves)
-    return (allocated - leaves) / leaves
+    of = math.prod(problem.shape[:2]) * problem.torch_dtype.itemsize if len(problem.shape) == 3 else leaves
+    return (peak(run) - leaves) / of

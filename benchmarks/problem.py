@@ -18,10 +18,10 @@ from wassrank.ops.work import Work
 
 @dataclass(frozen=True)
 class Problem:
-    """Scores [Q, N] against labels, at one size and dtype."""
+    """Scores [Q, N] (or what they are made of) against labels, at one size and dtype."""
 
     loss: str  # a file of benchmarks/losses
-    shape: tuple[int, int]  # Q, N
+    shape: tuple[int, ...]  # Q, N; from embeddings also their width
     # [Q, K] with N = Q·K; "dense": [Q, N] int64; "dense uint8": the same in bytes; "packed": Q lists of N on average,
     # one behind the other; "padded": the same lists as rows of the longest one's length; "floats": [Q, N] of a teacher
     labels: str = "in_batch"
@@ -30,8 +30,7 @@ class Problem:
 
     @property
     def id(self) -> str:
-        Q, N = self.shape
-        return f"{self.loss} {Q}x{N} {self.labels} {self.dtype} p={self.p:g}"
+        return f"{self.loss} {'x'.join(map(str, self.shape))} {self.labels} {self.dtype} p={self.p:g}"
 
     @property
     def torch_dtype(self) -> torch.dtype:

@@ -77,9 +77,10 @@ def gradients(
     grid = _Grid(a, passages.total, first)
     buffer = a.queries.new_empty(grid.height * grid.width, dtype=C)
     of_queries = torch.zeros_like(a.queries, dtype=C)
+    of_some = a.passages.new_empty(grid.width, a.passages.shape[1], dtype=C)
     for block in passages.tour_back(C):
         for begin, column, p in grid.columns(block):
-            of_passages = torch.zeros_like(p)
+            of_passages = of_some[: len(p)].zero_()
             for row, q in grid.rows(column, len(p)):
                 G = _scores(buffer, q, p, a, row, column)
                 tiles.gradient(G, row, column, state, upstream)
