@@ -2,12 +2,14 @@
 
 Where processes share a batch the passes already work on some of its rows, and what they find is put together
 (wassrank/gaussian/distance.py). A chunk of rows is such a part too: its scores are multiplied out, [c, N], passed over
-and forgotten. Passes that follow one another on the same rows share them: rows' totals and columns' moments are one
-sweep, the products with the targets the second, and the backward the third, five matrix products of 2QNd operations
-instead of three. (Targets that are written out tile by tile cost a sweep for each tile's part of the columns, which is
-one more of each kind.)
+and forgotten. The gradient never is [Q, N] either: each chunk's goes to the embeddings at once.
 
-The gradient never is [Q, N] either: each chunk's goes to the embeddings at once.
+Scores are multiplied out once forward and once backward, four matrix products of 2QNd operations in all instead of
+three, where targets have the form of blocks: what the products with the targets need beside P, the excess w, depends on
+labels alone and is found first, from scores of 0; and what needs the columns' means, which are known when all chunks
+have been seen, is ⟨P_i, x + y(P_i − μ_P)⟩ alone, of which the gradient is the first to ask. Otherwise (targets written
+out, a score of −inf, the diagonal covariance) it is one more sweep for the products; targets that are written out tile
+by tile take one for each tile's part of the columns, which is one more of each kind.
 """
 
 from __future__ import annotations
@@ -18,14 +20,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wassrank.gaussian.passes import Arguments, Passes, Row, Turned
+from wassrank.gaussian.passes import Arguments, Moment, Passes, Row, Sum, Turned
 from wassrank.processes.passages import Passages
+from wassrank.processes.world import World
 from wassrank.reference.rows import compute_dtype
 
 from .similarity import hide, prepared, returned
 
-CPU_CHUNK, GPU_CHUNK = 1 << 19, 1 << 24
-"""Scores in a chunk: 2 MiB of float32, and as much for their gradient; 64 MiB."""
+CPU_CHUNK, GPU_CHUNK = 1 << 21, 1 << 24
+"""Scores in a chunk: 8 MiB of float32, and as much for their gradient, 256 rows of 8192, which take a tenth longer to
+multiply than all rows at once (64 rows half as long again); 64 MiB."""
 FEWEST_ROWS = 16
 """Below, multiplying costs more for reading the passages than for its operations."""
 COLUMNS = 2048
@@ -34,6 +38,7 @@ COLUMNS = 2048
 
 class Embeddings(NamedTuple):
     queries: Tensor  # [q, d]
+    own: Tensor  # [n, d]: this process's passages
     passages: Passages
     temperature: Tensor | None  # [] of C: what scores are divided by before the passes see them
     exclude: Tensor | None
@@ -52,9 +57,11 @@ class Gradients:
 class ChunkedPasses:
     """`wassrank.gaussian.passes.Passes`, of `a` whose scores are a shape without numbers. `out` is `Gradients`."""
 
-    def __init__(self, a: Arguments, first: int, e: Embeddings, passes: Callable[[Arguments, int], Passes]) -> None:
+    def __init__(self, a: Arguments, world: World, e: Embeddings, passes: Callable[[Arguments, int], Passes]) -> None:
         self.embeddings = e
-        self._a, self._first, self._passes = a, first, passes
+        self._a, self._world, self._first, self._passes = a, world, world.first, passes
+        self._one_sweep = a.blocks and not a.diagonal and e.exclude is None
+        self._R: Tensor | None = None
         self._C = compute_dtype(e.queries.dtype)
         self._moments: Tensor | None = None
         N = a.scores.shape[1]
@@ -63,32 +70,49 @@ class ChunkedPasses:
         self._buffer: Tensor | None = None
 
     def rows(self) -> tuple[Tensor, Tensor]:
-        states, excesses = [], []
-        merged = _Merged()
+        excess = self._excess() if self._one_sweep else None
+        no_means = self._a.scores.new_zeros(2, self._a.scores.shape[1], dtype=torch.float64)
+        states, excesses, R = [], [], []
+        merged = _Merged(no_means.shape[1], no_means.device)
         refused = None
         for _, passes in self._chunks():
             try:
-                state, excess = passes.rows()
+                state, w = passes.rows()
             except ValueError as wrong:  # other processes go on with their tours, which must not miss this one
                 refused = wrong
                 continue
             states.append(state)
-            excesses.append(excess)
+            excesses.append(w)
             merged.add(passes.moments(state), state)
+            if excess is not None:
+                R.append(passes.products(state, no_means, excess, None)[1])
         if refused is not None:
             raise refused
-        if not states:
-            state, excess = self._passes(self._a, self._first).rows()
-            states, excesses, self._moments = [state], [excess], self._passes(self._a, self._first).moments(state)
-        else:
-            self._moments = merged.moments()
-        return torch.cat(states), torch.cat(excesses)
+        self._moments = merged.moments()
+        if excess is not None:
+            self._R = _stacked(R, no_means.shape[1] // max(self._a.labels.shape[1], 1), no_means)
+        return _stacked(states, len(Row), no_means), _stacked(excesses, self._a.labels.shape[1], no_means)
+
+    def _excess(self) -> Tensor:
+        """w of the whole batch, [N]."""
+        q, N = self._a.scores.shape
+        nothing = self._room(1)[0].zero_()
+        own = []
+        for top in range(0, q, self._height):
+            rows = slice(top, min(top + self._height, q))
+            S = nothing[: (rows.stop - top) * N].view(-1, N) if N else nothing.view(0, 0)
+            own.append(self._passes(_of_rows(self._a, rows, S), self._first + top).rows)
+        return self._world.rows(
+            self._world.checked(lambda: (_stacked([rows()[1] for rows in own], 0, nothing),))[0]
+        ).view(-1)
 
     def moments(self, row: Tensor) -> Tensor:
         assert self._moments is not None
         return self._moments
 
     def products(self, row: Tensor, columns: Tensor, excess: Tensor, flag: Tensor | None) -> tuple[Tensor, Tensor]:
+        if self._R is not None:  # what the sums are for is found on the way back
+            return row.new_zeros(len(row), len(Sum)), self._R
         # The flag is of no use to passes that do not see all rows; where it may be set it was asked for.
         found = [passes.products(row[rows], columns, excess, None) for rows, passes in self._chunks()]
         if not found:
@@ -126,15 +150,16 @@ class ChunkedPasses:
                 part = turned[rows] if isinstance(turned, Tensor) else turned
                 if isinstance(part, Turned):
                     part = Turned(part.W[rows], part.everywhere[rows], part.excess, None)
-                passes.gradient(row[rows], columns, along[rows], scale, here, begin, end, part)
+                along_these = along[rows]
+                if self._one_sweep:
+                    along_these = along_these + passes.along(row[rows], columns)
+                passes.gradient(row[rows], columns, along_these, scale, here, begin, end, part)
             of_queries = out.of_queries[rows]
             for block in self.embeddings.passages.tour_back(self._C, only=False):
                 for at, to, p in self._pieces(block.begin, block.passages, begin, end):
-                    piece = here[:, at:to]
-                    of_queries.addmm_(piece, p)
-                    local = at - block.begin
-                    raw = block.passages[local : local + len(p)]
-                    block.hand_in(local, local + len(p), returned(raw, piece.T @ q, self.embeddings.cosine))
+                    assert block.gradient is not None
+                    of_queries.addmm_(here[:, at:to], p)
+                    block.gradient[at - block.begin : to - block.begin].addmm_(here[:, at:to].T, q)
 
     def finished(self, out: Gradients) -> tuple[Tensor, Tensor, Tensor]:
         """The gradients for the queries, for this process's passages, and for the temperature."""
@@ -148,7 +173,10 @@ class ChunkedPasses:
                 of_temperature -= self._queries(rows).flatten().dot(these.flatten()) / t
                 these /= t
             returned(e.queries[rows], these, e.cosine)  # in place
-        return out.of_queries.to(e.queries.dtype), e.passages.gradient(), of_temperature
+        of_passages = e.passages.gradient()
+        for begin in range(0, len(e.own), COLUMNS):
+            returned(e.own[begin : begin + COLUMNS], of_passages[begin : begin + COLUMNS], e.cosine)  # in place
+        return out.of_queries.to(e.queries.dtype), of_passages.to(e.own.dtype), of_temperature
 
     def _chunks(self, begin: int = 0, end: int | None = None, *, back: bool = False) -> Iterator[tuple[slice, Passes]]:
         """The rows of each chunk, and its passes: over scores of columns begin … end, others being anything."""
@@ -193,15 +221,13 @@ class _Merged:
     """Moments of several sets of samples: squares about the common mean are those about each one's own and what the
     means are apart."""
 
-    def __init__(self) -> None:
-        self._n: Tensor | None = None
+    def __init__(self, N: int, device: torch.device) -> None:
+        self._n = torch.zeros((), dtype=torch.float64, device=device)
+        self._sums, self._squares = torch.zeros(2, 2, N, dtype=torch.float64, device=device)
 
     def add(self, moments: Tensor, row: Tensor) -> None:
         m = (row[:, Row.INVERSE] != 0).sum(dtype=torch.float64)
-        sums, squares = moments.view(2, 2, -1).unbind(1)
-        if self._n is None:
-            self._n, self._sums, self._squares = m, sums.clone(), squares.clone()
-            return
+        sums, squares = moments.view(2, 2, moments.shape[1]).unbind(1)
         apart = sums / m.clamp(min=1) - self._sums / self._n.clamp(min=1)
         both = self._n + m
         self._squares += squares + apart.square() * (self._n * m / both.clamp(min=1))
@@ -209,7 +235,11 @@ class _Merged:
         self._n = both
 
     def moments(self) -> Tensor:
-        return torch.stack([self._sums, self._squares], 1).view(4, -1)
+        return torch.stack([self._sums, self._squares], 1).view(len(Moment), self._sums.shape[1])
+
+
+def _stacked(parts: list[Tensor], width: int, like: Tensor) -> Tensor:
+    return torch.cat(parts) if parts else like.new_empty(0, width, dtype=torch.float64)
 
 
 def _of_rows(a: Arguments, rows: slice, scores: Tensor) -> Arguments:

@@ -94,7 +94,7 @@ def gradients(
         if a.learned is not None:
             along += q.flatten().dot(of_these.flatten())
         returned(a.queries[row : row + len(q)], of_these, a.cosine)  # in place
-    return of_queries.to(a.queries.dtype), passages.gradient(), along
+    return of_queries.to(a.queries.dtype), passages.gradient().to(a.passages.dtype), along
 
 
 class _Grid:

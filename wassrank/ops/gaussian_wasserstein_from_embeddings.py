@@ -129,8 +129,8 @@ _PASSES = PASSES | {"torch": _plain}
 
 
 def _chunked(backend: str, a: Arguments, passages: Passages, most: int, world: World) -> ChunkedPasses:
-    e = Embeddings(a.queries, passages, a.learned, a.exclude, a.cosine, a.chunk_rows, most)
-    return ChunkedPasses(a.of_scores(passages.total), world.first, e, _PASSES[backend])
+    e = Embeddings(a.queries, a.passages, passages, a.learned, a.exclude, a.cosine, a.chunk_rows, most)
+    return ChunkedPasses(a.of_scores(passages.total), world, e, _PASSES[backend])
 
 
 def _distance(backend: str, a: Arguments, passages: Passages, most: int, world: World) -> tuple[Tensor, Kept]:

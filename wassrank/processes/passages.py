@@ -44,7 +44,8 @@ class Passages(Protocol):
         ...
 
     def gradient(self) -> Tensor:
-        """After the last tour back: this process's own passages', of their dtype; 0 where there was none."""
+        """After the last tour back: this process's own passages', in whichever dtype it was summed; 0 where there was
+        no tour."""
         ...
 
 
@@ -67,7 +68,7 @@ class Here:
         yield Block(0, self._passages, self._gradient, complete=only)
 
     def gradient(self) -> Tensor:
-        return torch.zeros_like(self._passages) if self._gradient is None else self._gradient.to(self._passages.dtype)
+        return torch.zeros_like(self._passages) if self._gradient is None else self._gradient
 
 
 class Gathered:
@@ -94,8 +95,7 @@ class Gathered:
         if self._gradient is None:  # in all processes
             return torch.zeros_like(self._own)
         begin = sum(self._sizes[: self._group.rank])
-        own = self._group.sum(self._gradient)[begin : begin + len(self._own)]
-        return own.to(self._own.dtype)
+        return self._group.sum(self._gradient)[begin : begin + len(self._own)]
 
 
 class Ring:
@@ -131,7 +131,7 @@ class Ring:
         self._gradient = gradient if self._gradient is None else self._gradient + gradient
 
     def gradient(self) -> Tensor:
-        return torch.zeros_like(self._own) if self._gradient is None else self._gradient.to(self._own.dtype)
+        return torch.zeros_like(self._own) if self._gradient is None else self._gradient
 
     def _begin(self, owner: int) -> int:
         return sum(self._sizes[:owner])
