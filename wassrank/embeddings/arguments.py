@@ -58,4 +58,3 @@ class Arguments(NamedTuple):
 
 TENSORS = 11
 """Of the arguments, the first; of these the first three have gradients."""
-LEAVES = 3

@@ -47,18 +47,12 @@ class Embeddings(NamedTuple):
     most_queries: int  # that any of the processes has, all of which go on tour as often as each other
 
 
-class Gradients:
-    """For the queries, prepared and over the temperature; the passages' are where the passages are."""
-
-    def __init__(self, e: Embeddings) -> None:
-        self.of_queries = torch.zeros_like(e.queries, dtype=compute_dtype(e.queries.dtype))
-
-
 class ChunkedPasses:
-    """`wassrank.gaussian.passes.Passes`, of `a` whose scores are a shape without numbers. `out` is `Gradients`."""
+    """`wassrank.gaussian.passes.Passes`, of `a` whose scores are a shape without numbers. `out` is the gradient
+    for the queries, prepared and over the temperature; the passages' is where the passages are."""
 
     def __init__(self, a: Arguments, world: World, e: Embeddings, passes: Callable[[Arguments, int], Passes]) -> None:
-        self.embeddings = e
+        self.embeddings, self.of_scores = e, a
         self._a, self._world, self._first, self._passes = a, world, world.first, passes
         self._one_sweep = a.blocks and not a.diagonal and e.exclude is None
         self._R: Tensor | None = None
@@ -137,7 +131,7 @@ class ChunkedPasses:
         columns: Tensor,
         along: Tensor,
         scale: Tensor,
-        out: Gradients,
+        out: Tensor,  # [q, d]
         begin: int,
         end: int,
         turned: Turned | Tensor | None,
@@ -154,21 +148,21 @@ class ChunkedPasses:
                 if self._one_sweep:
                     along_these = along_these + passes.along(row[rows], columns)
                 passes.gradient(row[rows], columns, along_these, scale, here, begin, end, part)
-            of_queries = out.of_queries[rows]
+            of_queries = out[rows]
             for block in self.embeddings.passages.tour_back(self._C, only=False):
                 for at, to, p in self._pieces(block.begin, block.passages, begin, end):
                     assert block.gradient is not None
                     of_queries.addmm_(here[:, at:to], p)
                     block.gradient[at - block.begin : to - block.begin].addmm_(here[:, at:to].T, q)
 
-    def finished(self, out: Gradients) -> tuple[Tensor, Tensor, Tensor]:
+    def finished(self, of_queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The gradients for the queries, for this process's passages, and for the temperature."""
         e = self.embeddings
         t = e.temperature
-        of_temperature = out.of_queries.new_zeros(())
+        of_temperature = of_queries.new_zeros(())
         for begin in range(0, len(e.queries), self._height):
             rows = slice(begin, begin + self._height)
-            these = out.of_queries[rows]
+            these = of_queries[rows]
             if t is not None:
                 of_temperature -= self._queries(rows).flatten().dot(these.flatten()) / t
                 these /= t
@@ -176,7 +170,7 @@ class ChunkedPasses:
         of_passages = e.passages.gradient()
         for begin in range(0, len(e.own), COLUMNS):
             returned(e.own[begin : begin + COLUMNS], of_passages[begin : begin + COLUMNS], e.cosine)  # in place
-        return out.of_queries.to(e.queries.dtype), of_passages.to(e.own.dtype), of_temperature
+        return of_queries.to(e.queries.dtype), of_passages.to(e.own.dtype), of_temperature
 
     def _chunks(self, begin: int = 0, end: int | None = None, *, back: bool = False) -> Iterator[tuple[slice, Passes]]:
         """The rows of each chunk, and its passes: over scores of columns begin … end, others being anything."""

@@ -13,7 +13,7 @@ from wassrank.backends import missing, resolve_backend
 from wassrank.processes.group import Shared, present
 from wassrank.reference import Terms
 
-from . import checks
+from . import checks, embedding_checks
 from .exclude import as_tensor, is_best, positive_of, real, with_left_out
 from .gaussian_wasserstein import COVARIANCES
 from .graded_loss import asks_for_more, say_once
@@ -113,7 +113,7 @@ def info_nce_from_embeddings(
     loss = _row_losses(queries, passages, labels, Terms(info_nce=1.0), **options)
     if not symmetric:
         return loss
-    checks.check_symmetric(checks.shape_of_scores(queries, passages), labels, in_batch, None, reduction)
+    checks.check_symmetric(embedding_checks.shape_of_scores(queries, passages), labels, in_batch, None, reduction)
     if gather:
         raise ValueError("symmetric=True ranks the queries of one process: pass gather=False")
     if labels.numel() == 0:
@@ -271,7 +271,7 @@ def gaussian_wasserstein_from_embeddings(
         shared = together, everyones_passages(together, sizes, ring=gather == "ring"), max(together.counts)
     else:
         check()
-    scores = checks.shape_of_scores(queries, passages, total)
+    scores = embedding_checks.shape_of_scores(queries, passages, total)
     options["mask"] = _as_flags(options["mask"], scores)
     options["exclude"] = as_tensor(exclude, queries.device)
     if labels.is_floating_point():
@@ -337,7 +337,7 @@ def _row_losses(
         shared = together, everyones_passages(together, sizes, ring=gather == "ring")
     else:
         check()
-    scores = checks.shape_of_scores(queries, passages, total)
+    scores = embedding_checks.shape_of_scores(queries, passages, total)
     options["position"] = None if position is None else checks.line(position, scores, labels, num_levels, in_batch)
     options["mask"] = _as_flags(options["mask"], scores)
     exclude = as_tensor(exclude, queries.device)
@@ -378,19 +378,19 @@ def _check(
 ) -> None:
     """What all losses ask of their arguments."""
     o = options
-    checks.check_choice("similarity", o["similarity"], checks.SIMILARITIES)
-    checks.check_ways(gather)
-    checks.check_embeddings(queries, passages)
+    checks.check_choice("similarity", o["similarity"], embedding_checks.SIMILARITIES)
+    embedding_checks.check_ways(gather)
+    embedding_checks.check_embeddings(queries, passages)
     shared = bool(gather) and present()
-    scores = checks.shape_of_scores(queries, passages)
+    scores = embedding_checks.shape_of_scores(queries, passages)
     checks.check_labels(scores, labels, None, shared=shared)
     if shared:
-        scores = checks.shape_of_scores(queries, passages, _columns_of(o, labels))
+        scores = embedding_checks.shape_of_scores(queries, passages, _columns_of(o, labels))
     asked = (o[name] for name in ("label_temperature", "target", "mask", "in_batch", "num_levels"))
     checks.check_asked(scores, labels, len(queries), *asked)
-    checks.check_temperature(o["temperature"], queries)
-    checks.check_exclude(o["exclude"], scores)
-    checks.check_tile(o["tile"], queries)
+    embedding_checks.check_temperature(o["temperature"], queries)
+    embedding_checks.check_exclude(o["exclude"], scores)
+    embedding_checks.check_tile(o["tile"], queries)
     why = asks_for_more(o["target"], o.get("weight"), o["label_temperature"])
     if why is not None:
         raise ValueError(

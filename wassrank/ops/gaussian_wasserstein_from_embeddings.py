@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from wassrank.embeddings.gaussian import ChunkedPasses, Embeddings, Gradients
+from wassrank.embeddings.gaussian import ChunkedPasses, Embeddings
 from wassrank.gaussian import distance, passes
 from wassrank.gaussian.distance import Kept, kept_shapes
 from wassrank.gaussian.passes import Passes
@@ -21,9 +20,10 @@ from wassrank.processes.passages import Here, Passages
 from wassrank.processes.world import Alone, World
 from wassrank.reference.rows import compute_dtype
 
-from . import inputs
+from . import inputs, of_embeddings
 from .gaussian_wasserstein import PASSES
 from .inputs import contiguous
+from .of_embeddings import LEAVES, Eager, Gradients
 from .registration import register
 
 
@@ -67,7 +67,8 @@ class Arguments(NamedTuple):
         )
 
 
-TENSORS, LEAVES = 8, 3
+TENSORS = 8
+"""Of the arguments, the first."""
 
 
 def fused(
@@ -115,10 +116,9 @@ def fused(
     )
     if shared is None and backend != "torch":
         loss: Tensor = _OPERATORS[backend](*a)
-    else:
-        world = shared or (Alone(exclude is not None), Here, len(queries))
-        loss = _NoOperator.apply(*a[:LEAVES], a[LEAVES:], backend, *world)  # type: ignore[no-untyped-call]
-    return loss
+        return loss
+    world = shared or (Alone(exclude is not None), Here, len(queries))
+    return Eager(Arguments, TENSORS, *_steps(backend, *world)).loss(a)
 
 
 def _plain(a: passes.Arguments, first: int) -> Passes:
@@ -133,52 +133,25 @@ def _chunked(backend: str, a: Arguments, passages: Passages, most: int, world: W
     return ChunkedPasses(a.of_scores(passages.total), world, e, _PASSES[backend])
 
 
-def _distance(backend: str, a: Arguments, passages: Passages, most: int, world: World) -> tuple[Tensor, Kept]:
-    with torch.cuda.device_of(a.queries):
-        chunked = _chunked(backend, a, passages, most, world)
-        return distance.forward(chunked, a.of_scores(passages.total), world)
+def _steps(
+    backend: str, world: World, everyones: Callable[[Tensor], Passages], most: int
+) -> tuple[Callable[[Arguments], tuple[Tensor, ...]], Callable[..., Gradients]]:
+    """Forward and backward of processes of which none has more than `most` queries."""
 
+    def forward(a: Arguments) -> tuple[Tensor, ...]:
+        with torch.cuda.device_of(a.queries):
+            chunked = _chunked(backend, a, everyones(a.passages), most, world)
+            loss, kept = distance.forward(chunked, chunked.of_scores, world)
+            return loss, *kept
 
-def _gradients(
-    backend: str, a: Arguments, passages: Passages, most: int, world: World, kept: Kept, grad_loss: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    with torch.cuda.device_of(a.queries):
-        chunked = _chunked(backend, a, passages, most, world)
-        out = Gradients(chunked.embeddings)
-        distance.backward(chunked, a.of_scores(passages.total), kept, grad_loss, out, world)
-        return chunked.finished(out)
+    def backward(a: Arguments, grad_loss: Tensor, *kept: Tensor) -> Gradients:
+        with torch.cuda.device_of(a.queries):
+            chunked = _chunked(backend, a, everyones(a.passages), most, world)
+            of_queries = torch.zeros_like(a.queries, dtype=compute_dtype(a.queries.dtype))
+            distance.backward(chunked, chunked.of_scores, Kept(*kept), grad_loss, of_queries, world)
+            return chunked.finished(of_queries)
 
-
-class _NoOperator(torch.autograd.Function):
-    """For a group of processes, which is nothing to trace, and for plain torch."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        queries: Tensor,
-        passages: Tensor,
-        learned: Tensor | None,
-        rest: tuple[Any, ...],
-        backend: str,
-        world: World,
-        everyones: Callable[[Tensor], Passages],
-        most: int,
-    ) -> Tensor:
-        a = Arguments(queries, passages, learned, *rest)
-        loss, kept = _distance(backend, a, everyones(a.passages), most, world)
-        ctx.save_for_backward(*a[:TENSORS], *kept)
-        ctx.rest = a[TENSORS:], backend, world, everyones, most
-        return loss
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        options, backend, world, everyones, most = ctx.rest
-        saved = ctx.saved_tensors
-        a = Arguments(*saved[:TENSORS], *options)
-        kept = Kept(*saved[TENSORS:])
-        q, p, t = _gradients(backend, a, everyones(a.passages), most, world, kept, grad_loss)
-        return q, p, None if a.learned is None else t, None, None, None, None, None
+    return forward, backward
 
 
 def _fake(*arguments: Any) -> tuple[Tensor, ...]:
@@ -188,33 +161,19 @@ def _fake(*arguments: Any) -> tuple[Tensor, ...]:
     return a.queries.new_empty((), dtype=compute_dtype(a.queries.dtype)), *floats, flag.to(torch.bool)
 
 
-def _backward_fake(grad_loss: Tensor, queries: Tensor, passages: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    scalar = queries.new_empty((), dtype=compute_dtype(queries.dtype))
-    return torch.empty_like(queries), torch.empty_like(passages), scalar
-
-
-def _save(ctx: Any, queries: Tensor, passages: Tensor, learned: Tensor | None, rest: Any, output: Any) -> None:
-    a = Arguments(queries, passages, learned, *rest)
-    ctx.save_for_backward(*a[:TENSORS], *output[1:])
-    ctx.options = a[TENSORS:]
-
-
-def _backward(backward_op: Any, ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-    q, p, t = backward_op(grad_loss.contiguous(), *ctx.saved_tensors, *ctx.options)
-    return q, p, None if ctx.saved_tensors[2] is None else t
+def _alone(backend: str, a: Arguments) -> tuple[Callable[..., tuple[Tensor, ...]], Callable[..., Gradients]]:
+    return _steps(backend, Alone(a.exclude is not None), Here, len(a.queries))
 
 
 def _forward_kernel(backend: str, *arguments: Any) -> tuple[Tensor, ...]:
     a = Arguments(*arguments)
-    loss, kept = _distance(backend, a, Here(a.passages), len(a.queries), Alone(a.exclude is not None))
-    return loss, *kept
+    return _alone(backend, a)[0](a)
 
 
-def _backward_kernel(backend: str, grad_loss: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+def _backward_kernel(backend: str, grad_loss: Tensor, *rest: Any) -> Gradients:
     split = TENSORS + len(Kept._fields)
-    a, kept = Arguments(*rest[:TENSORS], *rest[split:]), Kept(*rest[TENSORS:split])
-    world = Alone(a.exclude is not None)
-    return _gradients(backend, a, Here(a.passages), len(a.queries), world, kept, grad_loss)
+    a = Arguments(*rest[:TENSORS], *rest[split:])
+    return _alone(backend, a)[1](a, grad_loss, *rest[TENSORS:split])
 
 
 _ASKED = (
@@ -233,9 +192,9 @@ _OPERATORS = register(
     backward_schema=(
         f"(Tensor grad_loss, {_ASKED}, {_KEPT}, {_HOW}) -> (Tensor queries, Tensor passages, Tensor learned)"
     ),
-    backward_fake=_backward_fake,
-    save=_save,
-    backward=_backward,
+    backward_fake=of_embeddings.backward_fake,
+    save=of_embeddings.saver(TENSORS),
+    backward=of_embeddings.backward,
     leaves=LEAVES,
     kernels={
         backend: (functools.partial(_forward_kernel, backend), functools.partial(_backward_kernel, backend))

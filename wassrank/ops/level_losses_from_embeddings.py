@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from wassrank.codes import EXCLUDED, Reduction
 from wassrank.embeddings import tiles
-from wassrank.embeddings.arguments import LEAVES, TENSORS, Arguments
+from wassrank.embeddings.arguments import TENSORS, Arguments
 from wassrank.embeddings.native_tiles import NativeTiles
 from wassrank.embeddings.plain_tiles import PlainTiles
 from wassrank.processes.passages import Here, Passages
@@ -22,8 +21,9 @@ from wassrank.processes.world import Alone, World
 from wassrank.reference import Terms
 from wassrank.reference.rows import compute_dtype
 
-from . import inputs
+from . import inputs, of_embeddings
 from .inputs import contiguous
+from .of_embeddings import LEAVES, Eager, Gradients
 from .registration import register
 from .work import Work
 
@@ -86,9 +86,8 @@ def fused(
     )
     if shared is None and backend != "torch":
         loss: Tensor = _OPERATORS[backend](*a)
-    else:
-        loss = _NoOperator.apply(*a[:LEAVES], a[LEAVES:], backend, *(shared or (Alone(), Here)))  # type: ignore[no-untyped-call]
-    return loss
+        return loss
+    return Eager(Arguments, TENSORS, *_steps(backend, *(shared or (Alone(), Here)))).loss(a)
 
 
 class _Tiled:
@@ -134,40 +133,22 @@ def _loss(backend: str, a: Arguments, passages: Passages, world: World) -> tuple
 
 def _gradients(
     backend: str, a: Arguments, passages: Passages, world: World, grad_loss: Tensor, state: Tensor, scale: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Gradients:
     upstream = (grad_loss.to(a.computing) * scale).expand(len(a.queries)).contiguous()
     of_queries, of_passages, along = _sweeps(backend).gradients(a, passages, world.first, state, upstream)
     return of_queries, of_passages, along if a.learned is None else -along / a.learned
 
 
-class _NoOperator(torch.autograd.Function):
-    """A group of processes is nothing to trace; and plain torch's epilogue asks autograd, which operators lie below."""
+def _steps(
+    backend: str, world: World, everyones: Callable[[Tensor], Passages]
+) -> tuple[Callable[[Arguments], tuple[Tensor, ...]], Callable[..., Gradients]]:
+    def forward(a: Arguments) -> tuple[Tensor, ...]:
+        return _loss(backend, a, everyones(a.passages), world)
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        queries: Tensor,
-        passages: Tensor,
-        learned: Tensor | None,
-        rest: tuple[Any, ...],
-        backend: str,
-        world: World,
-        everyones: Callable[[Tensor], Passages],
-    ) -> Tensor:
-        a = Arguments(queries, passages, learned, *rest)
-        loss, state, scale = _loss(backend, a, everyones(a.passages), world)
-        ctx.save_for_backward(*a[:TENSORS], state, scale)
-        ctx.rest = a[TENSORS:], backend, world, everyones
-        return loss
+    def backward(a: Arguments, grad_loss: Tensor, state: Tensor, scale: Tensor) -> Gradients:
+        return _gradients(backend, a, everyones(a.passages), world, grad_loss, state, scale)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        options, backend, world, everyones = ctx.rest
-        *given, state, scale = ctx.saved_tensors
-        a = Arguments(*given, *options)
-        q, p, t = _gradients(backend, a, everyones(a.passages), world, grad_loss, state, scale)
-        return q, p, None if a.learned is None else t, None, None, None, None
+    return forward, backward
 
 
 def _fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -178,33 +159,15 @@ def _fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return loss, state, a.queries.new_empty((), dtype=a.computing)
 
 
-def _backward_fake(grad_loss: Tensor, queries: Tensor, passages: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    scalar = queries.new_empty((), dtype=compute_dtype(queries.dtype))
-    return torch.empty_like(queries), torch.empty_like(passages), scalar
+def _kernels(backend: str) -> tuple[Callable[..., tuple[Tensor, ...]], Callable[..., Gradients]]:
+    """The operators', of a process that has the whole batch."""
+    forward, backward = _steps(backend, Alone(), Here)
 
+    def backward_kernel(grad_loss: Tensor, *rest: Any) -> Gradients:
+        given, kept, options = rest[:TENSORS], rest[TENSORS : TENSORS + 2], rest[TENSORS + 2 :]
+        return backward(Arguments(*given, *options), grad_loss, *kept)
 
-def _save(ctx: Any, queries: Tensor, passages: Tensor, learned: Tensor | None, rest: Any, output: Any) -> None:
-    a = Arguments(queries, passages, learned, *rest)
-    ctx.save_for_backward(*a[:TENSORS], *output[1:])
-    ctx.options = a[TENSORS:]
-
-
-def _backward(backward_op: Any, ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-    q, p, t = backward_op(grad_loss.contiguous(), *ctx.saved_tensors, *ctx.options)
-    return q, p, None if ctx.saved_tensors[2] is None else t
-
-
-def _kernels(backend: str) -> tuple[Callable[..., tuple[Tensor, ...]], Callable[..., tuple[Tensor, ...]]]:
-    def forward(*arguments: Any) -> tuple[Tensor, ...]:
-        a = Arguments(*arguments)
-        return _loss(backend, a, Here(a.passages), Alone())
-
-    def backward(grad_loss: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-        given, (state, scale), options = rest[:TENSORS], rest[TENSORS : TENSORS + 2], rest[TENSORS + 2 :]
-        a = Arguments(*given, *options)
-        return _gradients(backend, a, Here(a.passages), Alone(), grad_loss, state, scale)
-
-    return forward, backward
+    return lambda *arguments: forward(Arguments(*arguments)), backward_kernel
 
 
 def step_work(a: Arguments) -> Work:
@@ -237,9 +200,9 @@ _OPERATORS = register(
         f"(Tensor grad_loss, {_ASKED}, Tensor state, Tensor scale, {_HOW}) "
         f"-> (Tensor queries, Tensor passages, Tensor learned)"
     ),
-    backward_fake=_backward_fake,
-    save=_save,
-    backward=_backward,
+    backward_fake=of_embeddings.backward_fake,
+    save=of_embeddings.saver(TENSORS),
+    backward=of_embeddings.backward,
     leaves=LEAVES,
     kernels={backend: _kernels(backend) for backend in ("native", "triton")},
 )
