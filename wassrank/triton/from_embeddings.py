@@ -1,0 +1,265 @@
+"""The row losses from embeddings in Triton: what `wassrank.embeddings.tiles` does, and called as that is; kernels:
+embeddings_kernels.py.
+
+Forward: scores are computed where they are summed up, and never reach memory. Backward: ∂loss/∂S goes tile by tile
+through a buffer of bounded size (swept_back), of which torch makes the two matrix products, in a fixed order. No
+atomics and nothing decided on the host: a result has the same bits each run, and a step can be captured in a CUDA
+graph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wassrank.codes import EXCLUDED, Target
+from wassrank.embeddings.arguments import Arguments
+from wassrank.embeddings.similarity import inverse_norm
+from wassrank.embeddings.tiles import Tile, swept_back
+from wassrank.processes.passages import Block, Passages
+from wassrank.reference.grade_wasserstein import TIE_ULPS
+
+from .embeddings_kernels import (
+    NUMBERS,
+    TOPS,
+    embeddings_finish_kernel,
+    embeddings_gradient_kernel,
+    embeddings_statistics_kernel,
+)
+from .launch import WARP, Launch, ceil_div, power_of_two, run
+from .level_losses import on_device
+from .level_transport import ORDER_1, ORDER_2, ORDER_ANY
+
+
+@dataclass(frozen=True)
+class ScoreTile:
+    """Of scores a program has at a time."""
+
+    rows: int
+    block: int
+    depth: int  # of the embeddings' width that is multiplied at a time
+    num_warps: int
+    num_stages: int
+
+    def within(self, rows: int, columns: int, d: int) -> ScoreTile:
+        """As large a one as there is work for."""
+        rows, block = (max(LEAST, min(most, power_of_two(n))) for most, n in ((self.rows, rows), (self.block, columns)))
+        a_warp = self.rows * self.block // self.num_warps
+        depth = max(LEAST, min(self.depth, power_of_two(d)))
+        return ScoreTile(rows, block, depth, max(1, min(self.num_warps, rows * block // a_warp)), self.num_stages)
+
+
+LEAST = 16
+"""Rows, columns and depth of the smallest matrix product a tensor core does."""
+
+TILES = {2: ScoreTile(128, 128, 64, 8, 3), 4: ScoreTile(64, 128, 32, 8, 3), 8: ScoreTile(64, 64, 16, 8, 2)}
+"""By bytes of the embeddings' elements."""
+
+PROGRAMS = 512
+"""Of the statistics kernel, or as many more as there are tiles of rows: some for every SM of the largest GPUs."""
+
+COUNTED = 1 << 24
+"""Up to this float32 counts passages one by one."""
+
+FINISH_ROWS, FINISH_WARPS, COUPLING = 8, 8, 8
+"""Rows of a program, so that loads of their sums fill the memory's sectors; warps at most; elements of the [rows,
+levels, levels] coupling a lane holds, two registers each."""
+
+
+def statistics(a: Arguments, passages: Passages, first: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`wassrank.embeddings.tiles.statistics`."""
+    calls = EmbeddingsLaunches(a, passages.total, first)
+    sums = calls.nothing_yet()
+    for block in passages.tour():
+        run([calls.plan_statistics(block, sums)], a.queries.device)
+    outputs, launch = calls.plan_finish(sums)
+    run([launch], a.queries.device)
+    return outputs
+
+
+def gradients(
+    a: Arguments, passages: Passages, first: int, state: Tensor, upstream: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`wassrank.embeddings.tiles.gradients`."""
+    calls = EmbeddingsLaunches(a, passages.total, first)
+
+    def fill(G: Tensor, tile: Tile) -> None:
+        run([calls.plan_gradient(G, tile, state, upstream)], a.queries.device)
+
+    return swept_back(fill, a, passages, first)
+
+
+class EmbeddingsLaunches:
+    """Of one sweep. `tile` is for tests, to have many tiles in a small problem. On meta tensors too."""
+
+    def __init__(
+        self, a: Arguments, total: int, first: int, tile: ScoreTile | None = None, programs: int = PROGRAMS
+    ) -> None:
+        if total >= 2**31:
+            raise ValueError(f"there are {total} passages: the Triton kernels count a row's columns in 32 bits")
+        self.a, self.total, self.first = a, total, first
+        (q, d), K = a.queries.shape, a.labels.shape[1]
+        self.all_own = total == K
+        self.others = not self.all_own and a.in_batch != EXCLUDED
+        self.tile = (tile or TILES[a.queries.element_size()]).within(q, total, d)
+        self.levels = max(2, power_of_two(a.num_levels))
+        # Where others take no part, a program's rows have their own passages side by side.
+        looked_at = total if self.all_own or self.others else min(total, self.tile.rows * K)
+        wanted = ceil_div(programs, max(1, ceil_div(q, self.tile.rows)))
+        self.parts = max(1, min(wanted, ceil_div(looked_at, self.tile.block)), ceil_div(total, COUNTED))
+        self.query_norms = inverse_norm(a.queries, a.computing) if a.cosine else None
+        self._passage_norms: tuple[Tensor, Tensor] | None = None
+        self.exclude, self.pairs = None, None
+        if a.exclude is not None:
+            if a.exclude.dtype == torch.bool:
+                self.exclude = a.exclude
+            else:
+                self.pairs = self._in_order(a.exclude)
+        self.given = a.target if a.target_kind == Target.given and (a.wasserstein or a.kl) else None
+
+    def nothing_yet(self) -> Tensor:
+        """The sums before any passage."""
+        width = NUMBERS.value + 4 * self.a.num_levels
+        sums = self.a.queries.new_zeros((self.parts, width, len(self.a.queries)), dtype=self.a.computing)
+        sums[:, : TOPS.value] = -torch.inf
+        return sums
+
+    def plan_statistics(self, block: Block, sums: Tensor) -> Launch:
+        """Adds a block of passages to the sums."""
+        a = self.a
+        by_logits = (a.kl and a.target_kind != Target.given) or (a.info_nce and a.positives is None)
+        return self._launch(
+            embeddings_statistics_kernel,
+            (ceil_div(len(a.queries), self.tile.rows), self.parts),
+            block,
+            {
+                "target": self.given,
+                "sums": sums,
+                "q": len(a.queries),
+                "n": len(block.passages),
+                "WASSERSTEIN": a.wasserstein != 0,
+                "ASKED": a.kl != 0 and self.given is not None,
+                "LOGITS": bool(by_logits),
+                "LEVELS": self.levels,
+            },
+        )
+
+    def plan_finish(self, sums: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Launch]:
+        """Losses, weights and state, not yet computed, and the launch that computes them."""
+        a, q = self.a, len(self.a.queries)
+        losses, weights = a.queries.new_empty((2, q), dtype=torch.float64).unbind()
+        state = a.queries.new_empty((q, a.state_width), dtype=a.computing)
+        rows = max(1, min(FINISH_ROWS, COUPLING * WARP * FINISH_WARPS // self.levels**2))
+        launch = Launch(
+            embeddings_finish_kernel,
+            grid=(ceil_div(q, rows),),
+            arguments={
+                "sums": sums,
+                "learned": a.learned,
+                "labels": a.labels,
+                "positives": a.positives if a.info_nce else None,
+                "weight": a.weight,
+                "label_temperatures": a.label_temperatures,
+                "position": on_device(a.position, a.queries.device),
+                "row_loss": losses,
+                "row_weight": weights,
+                "state": state,
+                "q": q,
+                "K": a.labels.shape[1],
+                "parts": self.parts,
+                "in_batch": a.in_batch,
+                "num_levels": a.num_levels,
+                "wasserstein": a.wasserstein,
+                "info_nce": a.info_nce,
+                "kl": a.kl,
+                "p": a.p,
+                "tie": TIE_ULPS * torch.finfo(a.computing).eps,
+                "temperature": a.temperature,
+                "label_temperature": a.label_temperature,
+                "WASSERSTEIN": a.wasserstein != 0,
+                "INFO_NCE": a.info_nce != 0,
+                "KL": a.kl != 0,
+                "ORDER": {1.0: ORDER_1, 2.0: ORDER_2}.get(a.p, ORDER_ANY).value,
+                "TARGET": int(a.target_kind),
+                "OTHERS": self.others,
+                "ROWS": rows,
+                "LEVELS": self.levels,
+            },
+            num_warps=max(1, min(FINISH_WARPS, rows * self.levels**2 // (COUPLING * WARP))),
+        )
+        return (losses, weights, state), launch
+
+    def plan_gradient(self, G: Tensor, tile: Tile, state: Tensor, upstream: Tensor) -> Launch:
+        """Writes the gradient of Σ upstream · loss for a tile of scores."""
+        rows, columns = G.shape
+        return self._launch(
+            embeddings_gradient_kernel,
+            (ceil_div(rows, self.tile.rows) * ceil_div(columns, self.tile.block),),
+            tile.block,
+            {
+                "target": self.given if self.a.kl else None,
+                "state": state,
+                "upstream": upstream,
+                "gradient": G,
+                "row_begin": tile.row,
+                "row_end": tile.row + rows,
+                "column_begin": tile.begin,
+                "width": columns,
+                "in_batch": self.a.in_batch,
+                "AFFINE": self.a.affine,
+            },
+        )
+
+    def _launch(self, kernel: Any, grid: tuple[int, ...], block: Block, given: dict[str, Any]) -> Launch:
+        """With `given`, and what the kernels that compute scores share."""
+        a, N = self.a, self.total
+        shared = {
+            "queries": a.queries,
+            "passages": block.passages,
+            "query_norms": self.query_norms,
+            "passage_norms": self._norms_of(block.passages) if a.cosine else None,
+            "learned": a.learned,
+            "labels": a.labels,
+            "mask": a.mask,
+            "positives": a.positives if a.info_nce else None,
+            "exclude": self.exclude,
+            "pairs": self.pairs,
+            "d": a.queries.shape[1],
+            "N": N,
+            "K": a.labels.shape[1],
+            "M": 0 if self.pairs is None else len(self.pairs),
+            "first": self.first,
+            "begin": block.begin,
+            "mask_stride": N if a.mask is not None and a.mask.dim() == 2 else 0,
+            "target_stride": 0 if self.given is None else self.given.shape[1],
+            "num_levels": a.num_levels,
+            "temperature": a.temperature,
+            "TARGET_COVERS_ROW": self.given is not None and self.given.shape[1] == N,
+            "ALL_OWN": self.all_own,
+            "OTHERS": self.others,
+            "PRECISION": PRECISION,
+            "ROWS": self.tile.rows,
+            "BLOCK": self.tile.block,
+            "DEPTH": self.tile.depth,
+        }
+        return Launch(kernel, grid, shared | given, self.tile.num_warps, num_stages=self.tile.num_stages)
+
+    def _norms_of(self, passages: Tensor) -> Tensor:
+        """A block's inverse norms, which its launches share."""
+        if self._passage_norms is None or self._passage_norms[0] is not passages:
+            self._passage_norms = passages, inverse_norm(passages, self.a.computing)
+        return self._passage_norms[1]
+
+    def _in_order(self, pairs: Tensor) -> Tensor:
+        """As the places in [q, N], rising; of none behind all."""
+        row, column = pairs.unbind(1)
+        inside = (row >= 0) & (row < len(self.a.queries)) & (column >= 0) & (column < self.total)
+        return torch.where(inside, row * self.total + column, torch.iinfo(torch.int64).max).sort().values
+
+
+PRECISION = "ieee" if torch.version.hip else "tf32x3"
+"""How float32 embeddings are multiplied: on NVIDIA's tensor cores in three products, which keep float32's accuracy as
+one would not. The others have none to spare."""
