@@ -106,4 +106,4 @@ def example(
     (_, _, state), finish = calls.plan_finish(sums)
     tile = Tile(0, 0, block, 0, a.queries, a.passages)
     gradient = calls.plan_gradient(empty((Q, N), dtype=C), tile, state, empty(Q, dtype=C))
-    return [calls.plan_statistics(block, sums), finish, gradient]
+    return [*calls.plan_statistics(block, sums), finish, gradient]

@@ -1,17 +1,14 @@
 """The row losses from embeddings: kernels. Host functions: from_embeddings.py.
 
-Scores come as tiles, [R, B], of products over the embeddings' width, and go no further than registers. A program of
-`embeddings_statistics_kernel` has R rows and one part of a block of passages, whose tiles it adds to sums as rows.py
-has them, own passages' by level and others' one of each; `embeddings_finish_kernel` puts the parts together, in their
+Scores come as tiles, [R, B], of products over the embeddings' width, and in the forward go no further than registers. A
+program has R rows and one part of a block of passages, whose tiles it adds to sums as rows.py has them: other queries'
+passages, one sum of each kind (`embeddings_others_kernel`), and a row's own, by level (`embeddings_own_kernel`, which
+where labels grade the whole row does all). Where a batch's passages are scored by all queries nearly all tiles are the
+others', and that kernel has registers for large ones. `embeddings_finish_kernel` puts the parts together, in their
 order, and gives the sums to the losses' epilogues (level_losses.py). `embeddings_gradient_kernel` computes tiles again
 and writes ∂loss/∂S, of which the host makes two matrix products.
 
-Sums live in `sums`, [parts, SUMS + 4·num_levels, q] of C, from one block of passages to the next:
-
-    0  own passages' maximum       3  asked, entropy (own)           11                     mass by level
-    1  others' maximum             5  asked, entropy (others)        11 +   num_levels      count
-    2  the named positive's score  7  mass, count, logits, given     11 + 2·num_levels      logits
-                                      (others)                       11 + 3·num_levels      given
+Sums live in `sums`, [parts, slots, q] of C, from one block of passages to the next; what each is, below.
 
 Within a tile, columns are counted in the batch: a block's first passage is column `begin`.
 """
@@ -23,32 +20,36 @@ import triton.language as tl
 
 from .level_losses import conclude, with_others
 from .row_kernels import by_level, score_gradient
-from .rows import INTERPRETED, exp_below, float64_scalar, load_levels, precise_log, rise_of_maximum
+from .rows import INTERPRETED, exp_below, float64_scalar, load_levels, load_target, precise_log, rise_of_maximum
 from .targets import GIVEN
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 
-NUMBERS = tl.constexpr(11)
-"""Sums of a row that are not by level."""
+# Of a row's sums, which are −inf before any passage,
+OWN_TOP, OTHERS_TOP, NAMED = (tl.constexpr(i) for i in range(3))
 TOPS = tl.constexpr(3)
-"""The first of them, maxima; −inf before any passage, where the others are 0."""
+# and which are 0.
+OWN_ASKED, OWN_ENTROPY = tl.constexpr(3), tl.constexpr(4)
+OTHERS_MASS, OTHERS_COUNT, OTHERS_LOGITS, OTHERS_GIVEN, OTHERS_ASKED, OTHERS_ENTROPY = (
+    tl.constexpr(i) for i in range(5, 11)
+)
+NUMBERS = tl.constexpr(11)
+"""Where those by level begin: mass, count, logits and given, num_levels of each."""
 
 
 # Of what is not specialised some changes from block to block, and nothing gains by a kernel of its own.
-@triton.jit(do_not_specialize=["q", "n", "M", "first", "begin", "num_levels"])
-def embeddings_statistics_kernel(
+@triton.jit(do_not_specialize=["q", "n", "M", "first", "begin", "slots"])
+def embeddings_others_kernel(
     queries: tl.tensor,  # [q, d]
     passages: tl.tensor,  # [n, d], a block
     query_norms: tl.tensor,  # [q] of C, inverse; None unless the similarity is the cosine
     passage_norms: tl.tensor,  # [n] of C
     learned: tl.tensor,  # [] of C, the temperature; or None
-    labels: tl.tensor,  # [q, K] integers
-    target: tl.tensor,  # [q, N] or [q, K] of C, where it is given; else None
+    target: tl.tensor,  # [q, N] of C, where all are given one; else None
     mask: tl.tensor,  # element (row, column) at row · mask_stride + column; or None
-    positives: tl.tensor,  # [q] int64, or None
     exclude: tl.tensor,  # bool [q, N], or None
     pairs: tl.tensor,  # [M] int64, row · N + column of what is excluded, rising; or None
-    sums: tl.tensor,  # [parts, NUMBERS + 4·num_levels, q] of C
+    sums: tl.tensor,  # [parts, slots, q] of C
     q: tl.tensor,
     n: tl.tensor,
     d: tl.tensor,
@@ -58,63 +59,38 @@ def embeddings_statistics_kernel(
     first: tl.tensor,  # the batch's query that row 0 is
     begin: tl.tensor,  # the batch's passage that the block's first is
     mask_stride: tl.tensor,
-    target_stride: tl.tensor,
-    num_levels: tl.tensor,
+    slots: tl.tensor,
     temperature: tl.float64,
-    WASSERSTEIN: tl.constexpr,  # whether a given target is asked for by level
-    ASKED: tl.constexpr,  # whether KL looks at it
     LOGITS: tl.constexpr,  # whether a loss looks at the logits' sums
-    TARGET_COVERS_ROW: tl.constexpr,  # target is [q, N]
-    ALL_OWN: tl.constexpr,  # K = N: labels grade the whole row
-    OTHERS: tl.constexpr,  # whether other queries' passages take part
+    ASKED: tl.constexpr,  # whether KL looks at the target
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     DEPTH: tl.constexpr,
-    LEVELS: tl.constexpr,  # num_levels, rounded up to a power of two
 ) -> None:
+    """Of other queries' passages, one sum of each kind."""
     C: tl.constexpr = sums.dtype.element_ty
-    part, parts = tl.program_id(1), tl.num_programs(1)
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_rows = row < q
     _, scale = inverse_temperature(temperature, learned)
     scale = scale.to(C)
-    own_begin = own_columns(row, first, K, ALL_OWN)
+    own_begin = own_columns(row, first, K, False)
+    low, high = part_of(0, n, BLOCK)
 
-    # Tiles of the block that this part has: as even as whole tiles go.
-    low, high = block_of(row, q, n, K, first, begin, ALL_OWN, OTHERS, ROWS)
-    tiles = tl.cdiv(tl.maximum(high - low, 0), BLOCK)
-    start, stop = tiles * part // parts * BLOCK, tiles * (part + 1) // parts * BLOCK
-    low, high = low + start, tl.minimum(low + stop, high)
-    # The rows' own passages, among the block's.
-    from_own = tl.min(tl.where(in_rows, own_begin, N), axis=0) - begin
-    to_own = tl.max(tl.where(in_rows, own_begin, -K), axis=0) + K - begin
-
-    place = tl.arange(0, LEVELS)[None, :]
-    at = sums + part.to(tl.int64) * (4 * num_levels + NUMBERS) * q + row
-    by_level_at = at[:, None] + (place + NUMBERS).to(tl.int64) * q
-    at_level = in_rows[:, None] & (place < num_levels)
-    a_level = num_levels.to(tl.int64) * q
-    top = tl.load(at, mask=in_rows, other=float("-inf"))
-    asked = tl.load(at + 3 * q, mask=in_rows, other=0)
-    entropy = tl.load(at + 4 * q, mask=in_rows, other=0)
-    mass = tl.load(by_level_at, mask=at_level, other=0)
-    count = tl.load(by_level_at + a_level, mask=at_level, other=0)
-    logits = tl.load(by_level_at + 2 * a_level, mask=at_level, other=0)
-    given = tl.load(by_level_at + 3 * a_level, mask=at_level, other=0)
-    others_top = tl.load(at + q, mask=in_rows, other=float("-inf"))
-    others_asked = tl.load(at + 5 * q, mask=in_rows, other=0)
-    others_entropy = tl.load(at + 6 * q, mask=in_rows, other=0)
-    others_mass = tl.load(at + 7 * q, mask=in_rows, other=0)
-    others_count = tl.load(at + 8 * q, mask=in_rows, other=0)
-    others_logits = tl.load(at + 9 * q, mask=in_rows, other=0)
-    others_given = tl.load(at + 10 * q, mask=in_rows, other=0)
-    if positives is not None:
-        named = tl.load(at + 2 * q, mask=in_rows, other=float("-inf"))
-        positive = tl.load(positives + row, mask=in_rows, other=-1)
+    a_slot = q.to(tl.int64)
+    at = sums + tl.program_id(1) * (slots * a_slot) + row
+    top = tl.load(at + a_slot * OTHERS_TOP, mask=in_rows, other=float("-inf"))
+    mass = tl.load(at + a_slot * OTHERS_MASS, mask=in_rows, other=0)
+    count = tl.load(at + a_slot * OTHERS_COUNT, mask=in_rows, other=0)
+    if LOGITS:
+        logits = tl.load(at + a_slot * OTHERS_LOGITS, mask=in_rows, other=0)
+    if target is not None:
+        given = tl.load(at + a_slot * OTHERS_GIVEN, mask=in_rows, other=0)
+    if ASKED:
+        asked = tl.load(at + a_slot * OTHERS_ASKED, mask=in_rows, other=0)
+        entropy = tl.load(at + a_slot * OTHERS_ENTROPY, mask=in_rows, other=0)
     if pairs is not None:
         pair = first_pair(pairs, row * N + (begin + low), M)
-
     for start in range(low, high, BLOCK):
         column, inside, s = scores_tile(
             queries, passages, query_norms, passage_norms, mask, exclude, row, start, high, q, d, N, begin, mask_stride,
@@ -123,88 +99,172 @@ def embeddings_statistics_kernel(
         if pairs is not None:
             s, pair = without_pairs(s, pairs, pair, row, column, begin + start + BLOCK, N, M)
         k = column[None, :] - own_begin[:, None]
-        own = inside & (k >= 0) & (k < K)
-        if OTHERS:
-            x = tl.where(own, float("-inf"), s)
-            higher = tl.maximum(others_top, tl.max(x, axis=1))
-            e = exp_below(x, higher[:, None], scale)
-            others_mass = others_mass * exp_below(others_top, higher, scale) + tl.sum(e, axis=1)
-            takes_part = x != float("-inf")
-            if LOGITS or ASKED:
-                rise = rise_of_maximum(others_top, higher)
-                x = tl.where(takes_part, x - higher[:, None], 0.0)
-            if LOGITS:
-                others_logits = others_logits - others_count * rise + tl.sum(x, axis=1)
-            others_count += tl.sum(takes_part.to(C), axis=1)
-            if target is not None:
-                if TARGET_COVERS_ROW:
-                    t_at = target + (row * target_stride)[:, None] + column[None, :]
-                    t = tl.where(takes_part, tl.load(t_at, mask=inside, other=0), 0.0)
-                    if ASKED:
-                        others_asked = others_asked - others_given * rise + tl.sum(t * x, axis=1)
-                        others_entropy += tl.sum(t * precise_log(tl.where(t > 0, t, 1.0)), axis=1)
-                    others_given += tl.sum(t, axis=1)
-            others_top = higher
-        # Elsewhere all that levels cost is spared.
-        if ALL_OWN or ((start < to_own) & (start + BLOCK > from_own)):
-            x = tl.where(own, s, float("-inf"))
-            level, stray = load_levels(labels, (row * K)[:, None] + k, own, num_levels)
-            takes_part = x != float("-inf")
-            one = tl.where(takes_part, tl.where(stray, float("nan"), 1.0), 0.0).to(C)
-            if positives is not None:
-                its = tl.where(k == positive[:, None], x, float("-inf"))
-                named = tl.maximum(named, tl.max(its, axis=1))
-            higher = tl.maximum(top, tl.max(x, axis=1))
-            e = exp_below(x, higher[:, None], scale)
+        s = tl.where((k < 0) | (k >= K), s, float("-inf"))
+        takes_part = s != float("-inf")
+        higher = tl.maximum(top, tl.max(s, axis=1))
+        mass = mass * exp_below(top, higher, scale) + tl.sum(exp_below(s, higher[:, None], scale), axis=1)
+        if LOGITS or ASKED:
             rise = rise_of_maximum(top, higher)
-            mass = mass * exp_below(top, higher, scale)[:, None]
-            x = tl.where(takes_part, x - higher[:, None], 0.0)
-            if LOGITS:
-                logits -= count * rise[:, None]
-            if target is not None:
-                t_at = target + (row * target_stride)[:, None] + (column[None, :] if TARGET_COVERS_ROW else k)
-                t = tl.where(takes_part, tl.load(t_at, mask=own, other=0), 0.0)
-                if ASKED:
-                    asked = asked - tl.sum(given, axis=1) * rise + tl.sum(t * x, axis=1)
-                    entropy += tl.sum(t * precise_log(tl.where(t > 0, t, 1.0)), axis=1)
-                if not WASSERSTEIN:
-                    given += tl.where(place == 0, tl.sum(t, axis=1)[:, None], 0.0)
-            top = higher
-            for i in range(num_levels):
-                at_i = level == i
-                here = place == i
-                mass += tl.where(here, tl.sum(tl.where(at_i, e, 0.0), axis=1)[:, None], 0.0)
-                count += tl.where(here, tl.sum(tl.where(at_i, one, 0.0), axis=1)[:, None], 0.0)
-                if LOGITS:
-                    logits += tl.where(here, tl.sum(tl.where(at_i, x, 0.0), axis=1)[:, None], 0.0)
-                if target is not None:
-                    if WASSERSTEIN:
-                        given += tl.where(here, tl.sum(tl.where(at_i, t, 0.0), axis=1)[:, None], 0.0)
-
-    tl.store(at, top, mask=in_rows)
-    tl.store(by_level_at, mass, mask=at_level)
-    tl.store(by_level_at + a_level, count, mask=at_level)
+            x = tl.where(takes_part, s - higher[:, None], 0.0)
+        if LOGITS:
+            logits += tl.sum(x, axis=1) - count * rise
+        count += tl.sum(takes_part.to(C), axis=1)
+        if target is not None:
+            t = load_target(target, (row * N)[:, None] + column[None, :], inside, takes_part)
+            if ASKED:
+                asked += tl.sum(t * x, axis=1) - given * rise
+                entropy += tl.sum(t * precise_log(tl.where(t > 0, t, 1.0)), axis=1)
+            given += tl.sum(t, axis=1)
+        top = higher
+    tl.store(at + a_slot * OTHERS_TOP, top, mask=in_rows)
+    tl.store(at + a_slot * OTHERS_MASS, mass, mask=in_rows)
+    tl.store(at + a_slot * OTHERS_COUNT, count, mask=in_rows)
     if LOGITS:
-        tl.store(by_level_at + 2 * a_level, logits, mask=at_level)
+        tl.store(at + a_slot * OTHERS_LOGITS, logits, mask=in_rows)
     if target is not None:
-        tl.store(by_level_at + 3 * a_level, given, mask=at_level)
-        tl.store(at + 3 * q, asked, mask=in_rows)
-        tl.store(at + 4 * q, entropy, mask=in_rows)
+        tl.store(at + a_slot * OTHERS_GIVEN, given, mask=in_rows)
+    if ASKED:
+        tl.store(at + a_slot * OTHERS_ASKED, asked, mask=in_rows)
+        tl.store(at + a_slot * OTHERS_ENTROPY, entropy, mask=in_rows)
+
+
+@triton.jit(do_not_specialize=["q", "n", "M", "first", "begin", "slots", "num_levels"])
+def embeddings_own_kernel(
+    queries: tl.tensor,  # as in embeddings_others_kernel, from here
+    passages: tl.tensor,
+    query_norms: tl.tensor,
+    passage_norms: tl.tensor,
+    learned: tl.tensor,  # to here
+    labels: tl.tensor,  # [q, K] integers
+    target: tl.tensor,  # [q, N] or [q, K] of C, where it is given; else None
+    mask: tl.tensor,  # and again from here
+    exclude: tl.tensor,
+    pairs: tl.tensor,  # to here
+    positives: tl.tensor,  # [q] int64, or None
+    sums: tl.tensor,
+    q: tl.tensor,
+    n: tl.tensor,
+    d: tl.tensor,
+    N: tl.tensor,
+    K: tl.tensor,
+    M: tl.tensor,
+    first: tl.tensor,
+    begin: tl.tensor,
+    mask_stride: tl.tensor,
+    target_stride: tl.tensor,
+    num_levels: tl.tensor,
+    slots: tl.tensor,
+    temperature: tl.float64,
+    LOGITS: tl.constexpr,
+    ASKED: tl.constexpr,
+    BY_LEVEL: tl.constexpr,  # whether the target is asked for by level
+    TARGET_COVERS_ROW: tl.constexpr,  # target is [q, N]
+    ALL_OWN: tl.constexpr,  # K = N: labels grade the whole row
+    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    DEPTH: tl.constexpr,
+    LEVELS: tl.constexpr,  # num_levels, rounded up to a power of two
+) -> None:
+    """Of rows' own passages, sums by level."""
+    C: tl.constexpr = sums.dtype.element_ty
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    in_rows = row < q
+    _, scale = inverse_temperature(temperature, learned)
+    scale = scale.to(C)
+    own_begin = own_columns(row, first, K, ALL_OWN)
+    if ALL_OWN:
+        low, high = part_of(0, n, BLOCK)
+    else:  # the rows' own passages lie side by side
+        first_row = first + tl.program_id(0).to(tl.int64) * ROWS
+        last_row = tl.minimum(first_row + ROWS, first + q)
+        low = tl.minimum(tl.maximum(first_row * K - begin, 0), n).to(tl.int32)
+        high = tl.minimum(tl.maximum(last_row * K - begin, 0), n).to(tl.int32)
+        low, high = part_of(low, high, BLOCK)
+
+    a_slot = q.to(tl.int64)
+    at = sums + tl.program_id(1) * (slots * a_slot) + row
+    here = tl.arange(0, LEVELS)[None, :]
+    at_level = at[:, None] + (here + NUMBERS) * a_slot
+    is_level = in_rows[:, None] & (here < num_levels)
+    next_kind = num_levels * a_slot
+    top = tl.load(at + a_slot * OWN_TOP, mask=in_rows, other=float("-inf"))
+    mass = tl.load(at_level, mask=is_level, other=0)
+    count = tl.load(at_level + next_kind, mask=is_level, other=0)
+    if LOGITS:
+        logits = tl.load(at_level + 2 * next_kind, mask=is_level, other=0)
+    if target is not None:
+        given = tl.load(at_level + 3 * next_kind, mask=is_level, other=0)
+    if ASKED:
+        asked = tl.load(at + a_slot * OWN_ASKED, mask=in_rows, other=0)
+        entropy = tl.load(at + a_slot * OWN_ENTROPY, mask=in_rows, other=0)
     if positives is not None:
-        tl.store(at + 2 * q, named, mask=in_rows)
-    if OTHERS:
-        tl.store(at + q, others_top, mask=in_rows)
-        tl.store(at + 5 * q, others_asked, mask=in_rows)
-        tl.store(at + 6 * q, others_entropy, mask=in_rows)
-        tl.store(at + 7 * q, others_mass, mask=in_rows)
-        tl.store(at + 8 * q, others_count, mask=in_rows)
-        tl.store(at + 9 * q, others_logits, mask=in_rows)
-        tl.store(at + 10 * q, others_given, mask=in_rows)
+        named = tl.load(at + a_slot * NAMED, mask=in_rows, other=float("-inf"))
+        positive = tl.load(positives + row, mask=in_rows, other=-1)
+    if pairs is not None:
+        pair = first_pair(pairs, row * N + (begin + low), M)
+    for start in range(low, high, BLOCK):
+        column, inside, s = scores_tile(
+            queries, passages, query_norms, passage_norms, mask, exclude, row, start, high, q, d, N, begin, mask_stride,
+            C, PRECISION, ROWS, BLOCK, DEPTH,
+        )  # fmt: skip
+        if pairs is not None:
+            s, pair = without_pairs(s, pairs, pair, row, column, begin + start + BLOCK, N, M)
+        k = column[None, :] - own_begin[:, None]
+        if not ALL_OWN:
+            inside = inside & (k >= 0) & (k < K)
+            s = tl.where(inside, s, float("-inf"))
+        takes_part = s != float("-inf")
+        level, stray = load_levels(labels, (row * K)[:, None] + k, inside, num_levels)
+        stray = tl.max((stray & takes_part).to(tl.int32), axis=1)[:, None]
+        level = tl.where(takes_part, level, -1)
+        if positives is not None:
+            named = tl.maximum(named, tl.max(tl.where(k == positive[:, None], s, float("-inf")), axis=1))
+        higher = tl.maximum(top, tl.max(s, axis=1))
+        e = exp_below(s, higher[:, None], scale)
+        mass *= exp_below(top, higher, scale)[:, None]
+        if LOGITS or ASKED:
+            rise = rise_of_maximum(top, higher)
+            x = tl.where(takes_part, s - higher[:, None], 0.0)
+        if LOGITS:
+            logits -= count * rise[:, None]
+        if target is not None:
+            if TARGET_COVERS_ROW:
+                t = load_target(target, (row * target_stride)[:, None] + column[None, :], inside, takes_part)
+            else:
+                t = load_target(target, (row * target_stride)[:, None] + k, inside, takes_part)
+            if ASKED:
+                asked += tl.sum(t * x, axis=1) - tl.sum(given, axis=1) * rise
+                entropy += tl.sum(t * precise_log(tl.where(t > 0, t, 1.0)), axis=1)
+            if not BY_LEVEL:
+                given += tl.where(here == 0, tl.sum(t, axis=1)[:, None], 0.0)
+        for i in range(num_levels):
+            of_i = level == i
+            mass += tl.where(here == i, tl.sum(tl.where(of_i, e, 0.0), axis=1)[:, None], 0.0)
+            count += tl.where(here == i, tl.sum(of_i.to(C), axis=1)[:, None], 0.0)
+            if LOGITS:
+                logits += tl.where(here == i, tl.sum(tl.where(of_i, x, 0.0), axis=1)[:, None], 0.0)
+            if BY_LEVEL:
+                given += tl.where(here == i, tl.sum(tl.where(of_i, t, 0.0), axis=1)[:, None], 0.0)
+        count = tl.where(stray > 0, float("nan"), count)
+        top = higher
+    tl.store(at + a_slot * OWN_TOP, top, mask=in_rows)
+    tl.store(at_level, mass, mask=is_level)
+    tl.store(at_level + next_kind, count, mask=is_level)
+    if LOGITS:
+        tl.store(at_level + 2 * next_kind, logits, mask=is_level)
+    if target is not None:
+        tl.store(at_level + 3 * next_kind, given, mask=is_level)
+    if ASKED:
+        tl.store(at + a_slot * OWN_ASKED, asked, mask=in_rows)
+        tl.store(at + a_slot * OWN_ENTROPY, entropy, mask=in_rows)
+    if positives is not None:
+        tl.store(at + a_slot * NAMED, named, mask=in_rows)
 
 
-@triton.jit(do_not_specialize=["q", "K", "parts", "in_batch", "num_levels"])
+@triton.jit(do_not_specialize=["q", "K", "parts", "slots", "in_batch", "num_levels"])
 def embeddings_finish_kernel(
-    sums: tl.tensor,  # [parts, NUMBERS + 4·num_levels, q] of C
+    sums: tl.tensor,  # [parts, slots, q] of C
     learned: tl.tensor,  # [] of C, or None
     labels: tl.tensor,  # [q, K] integers
     positives: tl.tensor,  # [q] int64, or None
@@ -217,6 +277,7 @@ def embeddings_finish_kernel(
     q: tl.tensor,
     K: tl.tensor,
     parts: tl.tensor,
+    slots: tl.tensor,
     in_batch: tl.tensor,
     num_levels: tl.tensor,
     wasserstein: tl.float64,  # the losses' factors
@@ -243,8 +304,9 @@ def embeddings_finish_kernel(
     scale = scale.to(C)
 
     level = tl.arange(0, LEVELS)[None, :]
-    at_level = in_rows[:, None] & (level < num_levels)
-    a_level = num_levels.to(tl.int64) * q
+    is_level = in_rows[:, None] & (level < num_levels)
+    a_slot = q.to(tl.int64)
+    next_kind = num_levels * a_slot
     top = tl.full((ROWS,), float("-inf"), C)
     masses = tl.zeros((ROWS, LEVELS), tl.float64)
     counts, logits, given = masses, masses, masses
@@ -256,48 +318,48 @@ def embeddings_finish_kernel(
     count, others_logits, others_given = mass, mass, mass
     others_asked, others_entropy = asked, asked
     at = sums + row
-    for _ in range(0, parts):
-        by_level_at = at[:, None] + (level + NUMBERS).to(tl.int64) * q
-        more = tl.load(at, mask=in_rows, other=float("-inf"))
+    for _ in range(parts):
+        at_level = at[:, None] + (level + NUMBERS) * a_slot
+        more = tl.load(at + a_slot * OWN_TOP, mask=in_rows, other=float("-inf"))
         higher = tl.maximum(top, more)
         kept, added = exp_below(top, higher, scale).to(tl.float64), exp_below(more, higher, scale).to(tl.float64)
         rise = rise_of_maximum(top, higher).to(tl.float64)
         its_rise = rise_of_maximum(more, higher).to(tl.float64)
-        its_count = tl.load(by_level_at + a_level, mask=at_level, other=0).to(tl.float64)
-        masses = masses * kept[:, None] + tl.load(by_level_at, mask=at_level, other=0).to(tl.float64) * added[:, None]
+        its_count = tl.load(at_level + next_kind, mask=is_level, other=0).to(tl.float64)
+        masses = masses * kept[:, None] + tl.load(at_level, mask=is_level, other=0).to(tl.float64) * added[:, None]
         if AFFINE:
-            its_logits = tl.load(by_level_at + 2 * a_level, mask=at_level, other=0).to(tl.float64)
+            its_logits = tl.load(at_level + 2 * next_kind, mask=is_level, other=0).to(tl.float64)
             logits += its_logits - counts * rise[:, None] - its_count * its_rise[:, None]
         counts += its_count
         if TARGET == GIVEN:
-            its_given = tl.load(by_level_at + 3 * a_level, mask=at_level, other=0).to(tl.float64)
-            its_asked = tl.load(at + 3 * q, mask=in_rows, other=0).to(tl.float64)
+            its_given = tl.load(at_level + 3 * next_kind, mask=is_level, other=0).to(tl.float64)
+            its_asked = tl.load(at + a_slot * OWN_ASKED, mask=in_rows, other=0).to(tl.float64)
             asked += its_asked - tl.sum(given, axis=1) * rise - tl.sum(its_given, axis=1) * its_rise
-            entropy += tl.load(at + 4 * q, mask=in_rows, other=0).to(tl.float64)
+            entropy += tl.load(at + a_slot * OWN_ENTROPY, mask=in_rows, other=0).to(tl.float64)
             given += its_given
         if positives is not None:
-            score = tl.maximum(score, tl.load(at + 2 * q, mask=in_rows, other=float("-inf")))
+            score = tl.maximum(score, tl.load(at + a_slot * NAMED, mask=in_rows, other=float("-inf")))
         top = higher
         if OTHERS:
-            more = tl.load(at + q, mask=in_rows, other=float("-inf"))
+            more = tl.load(at + a_slot * OTHERS_TOP, mask=in_rows, other=float("-inf"))
             higher = tl.maximum(others_top, more)
             kept = exp_below(others_top, higher, scale).to(tl.float64)
             added = exp_below(more, higher, scale).to(tl.float64)
             rise = rise_of_maximum(others_top, higher).to(tl.float64)[:, None]
             its_rise = rise_of_maximum(more, higher).to(tl.float64)[:, None]
-            its_mass = tl.load(at + 7 * q, mask=in_rows, other=0).to(tl.float64)
-            its_count = tl.load(at + 8 * q, mask=in_rows, other=0).to(tl.float64)[:, None]
-            its_logits = tl.load(at + 9 * q, mask=in_rows, other=0).to(tl.float64)[:, None]
-            its_given = tl.load(at + 10 * q, mask=in_rows, other=0).to(tl.float64)[:, None]
+            its_mass = tl.load(at + a_slot * OTHERS_MASS, mask=in_rows, other=0).to(tl.float64)
+            its_count = tl.load(at + a_slot * OTHERS_COUNT, mask=in_rows, other=0).to(tl.float64)[:, None]
+            its_logits = tl.load(at + a_slot * OTHERS_LOGITS, mask=in_rows, other=0).to(tl.float64)[:, None]
+            its_given = tl.load(at + a_slot * OTHERS_GIVEN, mask=in_rows, other=0).to(tl.float64)[:, None]
             mass = mass * kept[:, None] + (its_mass * added)[:, None]
             others_logits += its_logits - count * rise - its_count * its_rise
-            its_asked = tl.load(at + 5 * q, mask=in_rows, other=0).to(tl.float64)
+            its_asked = tl.load(at + a_slot * OTHERS_ASKED, mask=in_rows, other=0).to(tl.float64)
             others_asked += its_asked - tl.sum(others_given * rise + its_given * its_rise, axis=1)
-            others_entropy += tl.load(at + 6 * q, mask=in_rows, other=0).to(tl.float64)
+            others_entropy += tl.load(at + a_slot * OTHERS_ENTROPY, mask=in_rows, other=0).to(tl.float64)
             others_given += its_given
             count += its_count
             others_top = higher
-        at += (4 * num_levels + NUMBERS).to(tl.int64) * q
+        at += slots * a_slot
 
     if not WASSERSTEIN:
         given = tl.sum(given, axis=1)[:, None]
@@ -385,14 +447,12 @@ def embeddings_gradient_kernel(
     c, b, f, top = by_level(
         labels, positives, state, row, in_rows, k, own, row * K, in_batch, num_levels, OTHERS, AFFINE
     )
-    if AFFINE:
-        if target is not None:
-            at_row = (row * target_stride)[:, None]
-            if TARGET_COVERS_ROW:
-                t = tl.load(target + at_row + column[None, :], mask=inside, other=0)
-            else:
-                t = tl.load(target + at_row + k, mask=own, other=0)
-            b += f * tl.where(takes_part, t, 0.0)
+    if AFFINE and target is not None:
+        if TARGET_COVERS_ROW:
+            t = load_target(target, (row * target_stride)[:, None] + column[None, :], inside, takes_part)
+        else:
+            t = load_target(target, (row * target_stride)[:, None] + k, own, takes_part)
+        b += f * t
     up = tl.load(upstream + row, mask=in_rows, other=0)[:, None]
     G = score_gradient(s, takes_part, c, b, top, up, scale.to(C), AFFINE)
     at = ((row - row_begin) * width)[:, None] + (place + tl.arange(0, BLOCK))[None, :]
@@ -422,25 +482,15 @@ def own_columns(
 
 
 @triton.jit
-def block_of(
-    row: tl.tensor,  # [R] int64
-    q: tl.tensor,
-    n: tl.tensor,
-    K: tl.tensor,
-    first: tl.tensor,
-    begin: tl.tensor,
-    ALL_OWN: tl.constexpr,
-    OTHERS: tl.constexpr,
-    ROWS: tl.constexpr,
+def part_of(
+    low: tl.tensor,
+    high: tl.tensor,
+    BLOCK: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
-    """Which of the block's n passages rows look at: all, or where others take no part those of their own."""
-    low, high = 0, n
-    if not ALL_OWN and not OTHERS:
-        first_row = first + tl.program_id(0).to(tl.int64) * ROWS
-        last_row = tl.minimum(first_row + ROWS, first + q)
-        low = tl.minimum(tl.maximum(first_row * K - begin, 0), n).to(tl.int32)
-        high = tl.minimum(tl.maximum(last_row * K - begin, 0), n).to(tl.int32)
-    return low, high
+    """Of passages low … high − 1 those that this program has: as even a part as whole tiles make."""
+    part, parts = tl.program_id(1), tl.num_programs(1)
+    tiles = tl.cdiv(tl.maximum(high - low, 0), BLOCK)
+    return low + tiles * part // parts * BLOCK, tl.minimum(low + tiles * (part + 1) // parts * BLOCK, high)
 
 
 @triton.jit

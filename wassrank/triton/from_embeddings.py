@@ -27,7 +27,8 @@ from .embeddings_kernels import (
     TOPS,
     embeddings_finish_kernel,
     embeddings_gradient_kernel,
-    embeddings_statistics_kernel,
+    embeddings_others_kernel,
+    embeddings_own_kernel,
 )
 from .launch import WARP, Launch, ceil_div, power_of_two, run
 from .level_losses import on_device
@@ -55,11 +56,13 @@ class ScoreTile:
 LEAST = 16
 """Rows, columns and depth of the smallest matrix product a tensor core does."""
 
-TILES = {2: ScoreTile(128, 128, 64, 8, 3), 4: ScoreTile(64, 128, 32, 8, 3), 8: ScoreTile(64, 64, 16, 8, 2)}
+OTHERS_TILES = {2: ScoreTile(128, 128, 64, 8, 3), 4: ScoreTile(64, 64, 32, 8, 3), 8: ScoreTile(64, 32, 16, 8, 2)}
+OWN_TILES = {2: ScoreTile(64, 64, 64, 8, 3), 4: ScoreTile(64, 64, 32, 8, 3), 8: ScoreTile(64, 32, 16, 8, 2)}
+GRADIENT_TILES = {2: ScoreTile(128, 64, 64, 8, 3), 4: ScoreTile(64, 64, 32, 8, 3), 8: ScoreTile(64, 32, 16, 8, 2)}
 """By bytes of the embeddings' elements."""
 
 PROGRAMS = 512
-"""Of the statistics kernel, or as many more as there are tiles of rows: some for every SM of the largest GPUs."""
+"""Of a statistics kernel, or as many more as there are tiles of rows: some for every SM of the largest GPUs."""
 
 COUNTED = 1 << 24
 """Up to this float32 counts passages one by one."""
@@ -74,7 +77,7 @@ def statistics(a: Arguments, passages: Passages, first: int) -> tuple[Tensor, Te
     calls = EmbeddingsLaunches(a, passages.total, first)
     sums = calls.nothing_yet()
     for block in passages.tour():
-        run([calls.plan_statistics(block, sums)], a.queries.device)
+        run(calls.plan_statistics(block, sums), a.queries.device)
     outputs, launch = calls.plan_finish(sums)
     run([launch], a.queries.device)
     return outputs
@@ -93,23 +96,24 @@ def gradients(
 
 
 class EmbeddingsLaunches:
-    """Of one sweep. `tile` is for tests, to have many tiles in a small problem. On meta tensors too."""
+    """Of one sweep. On meta tensors too."""
 
-    def __init__(
-        self, a: Arguments, total: int, first: int, tile: ScoreTile | None = None, programs: int = PROGRAMS
-    ) -> None:
+    def __init__(self, a: Arguments, total: int, first: int) -> None:
         if total >= 2**31:
             raise ValueError(f"there are {total} passages: the Triton kernels count a row's columns in 32 bits")
         self.a, self.total, self.first = a, total, first
         (q, d), K = a.queries.shape, a.labels.shape[1]
         self.all_own = total == K
         self.others = not self.all_own and a.in_batch != EXCLUDED
-        self.tile = (tile or TILES[a.queries.element_size()]).within(q, total, d)
         self.levels = max(2, power_of_two(a.num_levels))
-        # Where others take no part, a program's rows have their own passages side by side.
-        looked_at = total if self.all_own or self.others else min(total, self.tile.rows * K)
-        wanted = ceil_div(programs, max(1, ceil_div(q, self.tile.rows)))
-        self.parts = max(1, min(wanted, ceil_div(looked_at, self.tile.block)), ceil_div(total, COUNTED))
+        self.slots = NUMBERS.value + 4 * a.num_levels
+        self.others_tile, self.own_tile, self.gradient_tile = (
+            tiles[a.queries.element_size()].within(q, total, d) for tiles in (OTHERS_TILES, OWN_TILES, GRADIENT_TILES)
+        )
+        # A program's rows have their own passages side by side.
+        self.own_parts = self._parts(self.own_tile, total if self.all_own else min(total, self.own_tile.rows * K))
+        self.others_parts = self._parts(self.others_tile, total) if self.others else 1
+        self.parts = max(self.own_parts, self.others_parts)
         self.query_norms = inverse_norm(a.queries, a.computing) if a.cosine else None
         self._passage_norms: tuple[Tensor, Tensor] | None = None
         self.exclude, self.pairs = None, None
@@ -119,33 +123,44 @@ class EmbeddingsLaunches:
             else:
                 self.pairs = self._in_order(a.exclude)
         self.given = a.target if a.target_kind == Target.given and (a.wasserstein or a.kl) else None
+        self.covers_row = self.given is not None and self.given.shape[1] == total
 
     def nothing_yet(self) -> Tensor:
         """The sums before any passage."""
-        width = NUMBERS.value + 4 * self.a.num_levels
-        sums = self.a.queries.new_zeros((self.parts, width, len(self.a.queries)), dtype=self.a.computing)
+        shape = (self.parts, self.slots, len(self.a.queries))
+        sums = self.a.queries.new_zeros(shape, dtype=self.a.computing)
         sums[:, : TOPS.value] = -torch.inf
         return sums
 
-    def plan_statistics(self, block: Block, sums: Tensor) -> Launch:
+    def plan_statistics(self, block: Block, sums: Tensor) -> list[Launch]:
         """Adds a block of passages to the sums."""
         a = self.a
-        by_logits = (a.kl and a.target_kind != Target.given) or (a.info_nce and a.positives is None)
-        return self._launch(
-            embeddings_statistics_kernel,
-            (ceil_div(len(a.queries), self.tile.rows), self.parts),
-            block,
-            {
-                "target": self.given,
-                "sums": sums,
-                "q": len(a.queries),
-                "n": len(block.passages),
-                "WASSERSTEIN": a.wasserstein != 0,
-                "ASKED": a.kl != 0 and self.given is not None,
-                "LOGITS": bool(by_logits),
-                "LEVELS": self.levels,
-            },
-        )
+        asked = a.kl != 0 and self.given is not None
+        given = {
+            "sums": sums,
+            "q": len(a.queries),
+            "n": len(block.passages),
+            "slots": self.slots,
+            "LOGITS": (a.kl != 0 and not asked) or (a.info_nce != 0 and a.positives is None),
+            "ASKED": asked,
+            "BY_LEVEL": self.given is not None and a.wasserstein != 0,
+            "LEVELS": self.levels,
+        }
+        own = {"target": self.given}
+        others = {"target": self.given if self.covers_row else None, "ASKED": asked and self.covers_row}
+        launches = [self._statistics(embeddings_own_kernel, self.own_tile, self.own_parts, block, given | own)]
+        if self.others:
+            launches.append(
+                self._statistics(embeddings_others_kernel, self.others_tile, self.others_parts, block, given | others)
+            )
+        return launches
+
+    def _statistics(self, kernel: Any, tile: ScoreTile, parts: int, block: Block, given: dict[str, Any]) -> Launch:
+        return self._launch(kernel, (ceil_div(len(self.a.queries), tile.rows), parts), tile, block, given)
+
+    def _parts(self, tile: ScoreTile, columns: int) -> int:
+        wanted = ceil_div(PROGRAMS, max(1, ceil_div(len(self.a.queries), tile.rows)))
+        return max(1, min(wanted, ceil_div(columns, tile.block)), ceil_div(self.total, COUNTED))
 
     def plan_finish(self, sums: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Launch]:
         """Losses, weights and state, not yet computed, and the launch that computes them."""
@@ -170,6 +185,7 @@ class EmbeddingsLaunches:
                 "q": q,
                 "K": a.labels.shape[1],
                 "parts": self.parts,
+                "slots": self.slots,
                 "in_batch": a.in_batch,
                 "num_levels": a.num_levels,
                 "wasserstein": a.wasserstein,
@@ -197,7 +213,8 @@ class EmbeddingsLaunches:
         rows, columns = G.shape
         return self._launch(
             embeddings_gradient_kernel,
-            (ceil_div(rows, self.tile.rows) * ceil_div(columns, self.tile.block),),
+            (ceil_div(rows, self.gradient_tile.rows) * ceil_div(columns, self.gradient_tile.block),),
+            self.gradient_tile,
             tile.block,
             {
                 "target": self.given if self.a.kl else None,
@@ -213,8 +230,10 @@ class EmbeddingsLaunches:
             },
         )
 
-    def _launch(self, kernel: Any, grid: tuple[int, ...], block: Block, given: dict[str, Any]) -> Launch:
-        """With `given`, and what the kernels that compute scores share."""
+    def _launch(
+        self, kernel: Any, grid: tuple[int, ...], tile: ScoreTile, block: Block, given: dict[str, Any]
+    ) -> Launch:
+        """With `given`, and what the kernels that compute scores share: of all that what the kernel asks for."""
         a, N = self.a, self.total
         shared = {
             "queries": a.queries,
@@ -237,15 +256,17 @@ class EmbeddingsLaunches:
             "target_stride": 0 if self.given is None else self.given.shape[1],
             "num_levels": a.num_levels,
             "temperature": a.temperature,
-            "TARGET_COVERS_ROW": self.given is not None and self.given.shape[1] == N,
+            "TARGET_COVERS_ROW": self.covers_row,
             "ALL_OWN": self.all_own,
             "OTHERS": self.others,
             "PRECISION": PRECISION,
-            "ROWS": self.tile.rows,
-            "BLOCK": self.tile.block,
-            "DEPTH": self.tile.depth,
+            "ROWS": tile.rows,
+            "BLOCK": tile.block,
+            "DEPTH": tile.depth,
         }
-        return Launch(kernel, grid, shared | given, self.tile.num_warps, num_stages=self.tile.num_stages)
+        everything = shared | given
+        arguments = {name: everything[name] for name in kernel.arg_names}
+        return Launch(kernel, grid, arguments, tile.num_warps, num_stages=tile.num_stages)
 
     def _norms_of(self, passages: Tensor) -> Tensor:
         """A block's inverse norms, which its launches share."""

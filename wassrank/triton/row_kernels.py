@@ -208,13 +208,12 @@ def backward_block(
         upstream = upstream * tl.load(grad_loss + row, mask=in_rows, other=0)[:, None]
     else:
         upstream = upstream * tl.load(grad_loss)
-    if AFFINE:
-        if target is not None:
-            if TARGET_COVERS_ROW:
-                t = load_target(target, target_at_row[:, None] + column, inside, takes_part)
-            else:
-                t = load_target(target, target_at_row[:, None] + k, own, takes_part)
-            b += f * t
+    if AFFINE and target is not None:
+        if TARGET_COVERS_ROW:
+            t = load_target(target, target_at_row[:, None] + column, inside, takes_part)
+        else:
+            t = load_target(target, target_at_row[:, None] + k, own, takes_part)
+        b += f * t
     gradient = score_gradient(s, takes_part, c, b, top, upstream, exponent_scale, AFFINE)
     tl.store(grad_scores + at, gradient.to(grad_scores.dtype.element_ty), mask=inside)
 
