@@ -54,6 +54,8 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "N": 4096, "dtype": BF16, "terms": ALL, "target": "given", "num_levels": 32
     },
     "embeddings, 16 x 4 in batch, d = 100, fp16": {"Q": 16, "K": 4, "d": 100, "dtype": HALF},
+    "embeddings, 512 x 8 in batch, d = 100, fp16": {"d": 100, "dtype": HALF},
+    "embeddings, 512 x 8 in batch, d = 100": {"d": 100},
 }  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def embeddings_others_kernel(
     passage_norms: tl.tensor,  # [n] of C
     learned: tl.tensor,  # [] of C, the temperature; or None
     target: tl.tensor,  # [q, N] of C, where all are given one; else None
-    mask: tl.tensor,  # element (row, column) at row · mask_stride + column; or None
+    mask: tl.tensor,  # bool, [q, N] where MASK_A_ROW, else one flag a passage, [N]; or None
     exclude: tl.tensor,  # bool [q, N], or None
     pairs: tl.tensor,  # [M] int64, row · N + column of what is excluded, rising; or None
     sums: tl.tensor,  # [parts, slots, q] of C
@@ -58,11 +58,11 @@ def embeddings_others_kernel(
     M: tl.tensor,
     first: tl.tensor,  # the batch's query that row 0 is
     begin: tl.tensor,  # the batch's passage that the block's first is
-    mask_stride: tl.tensor,
     slots: tl.tensor,
     temperature: tl.float64,
     LOGITS: tl.constexpr,  # whether a loss looks at the logits' sums
     ASKED: tl.constexpr,  # whether KL looks at the target
+    MASK_A_ROW: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -93,8 +93,8 @@ def embeddings_others_kernel(
         pair = first_pair(pairs, row * N + (begin + low), M)
     for start in range(low, high, BLOCK):
         column, inside, s = scores_tile(
-            queries, passages, query_norms, passage_norms, mask, exclude, row, start, high, q, d, N, begin, mask_stride,
-            C, PRECISION, ROWS, BLOCK, DEPTH,
+            queries, passages, query_norms, passage_norms, mask, exclude, row, start, high, q, d, N, begin,
+            C, MASK_A_ROW, PRECISION, ROWS, BLOCK, DEPTH,
         )  # fmt: skip
         if pairs is not None:
             s, pair = without_pairs(s, pairs, pair, row, column, begin + start + BLOCK, N, M)
@@ -150,7 +150,6 @@ def embeddings_own_kernel(
     M: tl.tensor,
     first: tl.tensor,
     begin: tl.tensor,
-    mask_stride: tl.tensor,
     target_stride: tl.tensor,
     num_levels: tl.tensor,
     slots: tl.tensor,
@@ -160,6 +159,7 @@ def embeddings_own_kernel(
     BY_LEVEL: tl.constexpr,  # whether the target is asked for by level
     TARGET_COVERS_ROW: tl.constexpr,  # target is [q, N]
     ALL_OWN: tl.constexpr,  # K = N: labels grade the whole row
+    MASK_A_ROW: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -205,8 +205,8 @@ def embeddings_own_kernel(
         pair = first_pair(pairs, row * N + (begin + low), M)
     for start in range(low, high, BLOCK):
         column, inside, s = scores_tile(
-            queries, passages, query_norms, passage_norms, mask, exclude, row, start, high, q, d, N, begin, mask_stride,
-            C, PRECISION, ROWS, BLOCK, DEPTH,
+            queries, passages, query_norms, passage_norms, mask, exclude, row, start, high, q, d, N, begin,
+            C, MASK_A_ROW, PRECISION, ROWS, BLOCK, DEPTH,
         )  # fmt: skip
         if pairs is not None:
             s, pair = without_pairs(s, pairs, pair, row, column, begin + start + BLOCK, N, M)
@@ -409,7 +409,6 @@ def embeddings_gradient_kernel(
     row_end: tl.tensor,
     column_begin: tl.tensor,  # in the block
     width: tl.tensor,  # columns
-    mask_stride: tl.tensor,
     target_stride: tl.tensor,
     in_batch: tl.tensor,
     num_levels: tl.tensor,
@@ -418,6 +417,7 @@ def embeddings_gradient_kernel(
     TARGET_COVERS_ROW: tl.constexpr,
     ALL_OWN: tl.constexpr,
     OTHERS: tl.constexpr,
+    MASK_A_ROW: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -434,7 +434,7 @@ def embeddings_gradient_kernel(
     _, scale = inverse_temperature(temperature, learned)
     column, inside, s = scores_tile(
         queries, passages, query_norms, passage_norms, mask, exclude, row, start, column_begin + width, row_end, d, N, begin,
-        mask_stride, C, PRECISION, ROWS, BLOCK, DEPTH,
+        C, MASK_A_ROW, PRECISION, ROWS, BLOCK, DEPTH,
     )  # fmt: skip
     if pairs is not None:
         pair = first_pair(pairs, row * N + (begin + start), M)
@@ -508,8 +508,8 @@ def scores_tile(
     d: tl.tensor,
     N: tl.tensor,
     begin: tl.tensor,
-    mask_stride: tl.tensor,
     C: tl.constexpr,
+    MASK_A_ROW: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -537,7 +537,10 @@ def scores_tile(
     inside = in_rows[:, None] & in_block[None, :]
     s = tl.where(inside, s, float("-inf"))
     if mask is not None:
-        real = tl.load(mask + (row * mask_stride)[:, None] + column[None, :], mask=inside, other=0)
+        if MASK_A_ROW:
+            real = tl.load(mask + (row * N)[:, None] + column[None, :], mask=inside, other=0)
+        else:
+            real = tl.load(mask + column, mask=in_block, other=0)[None, :]
         s = tl.where(real != 0, s, float("-inf"))
     if exclude is not None:
         left_out = tl.load(exclude + (row * N)[:, None] + column[None, :], mask=inside, other=0)
@@ -579,7 +582,7 @@ def without_pairs(
     excluded = next_pair(pairs, pair, row, N, M)
     while tl.min(excluded, axis=0) < stop:
         here = excluded < stop
-        s = tl.where((column.to(tl.int64)[None, :] == excluded[:, None]) & here[:, None], float("-inf"), s)
+        s = tl.where(column[None, :] == excluded[:, None], float("-inf"), s)
         pair += here.to(tl.int32)
         excluded = next_pair(pairs, pair, row, N, M)
     return s, pair
@@ -593,7 +596,7 @@ def next_pair(
     N: tl.tensor,
     M: tl.tensor,
 ) -> tl.tensor:
-    """The column of each row's next pair, [R] int64; past all columns where it has none."""
+    """The column of each row's next pair, [R] int32; past all columns where it has none."""
     there = pair < M
     place = tl.load(pairs + pair, mask=there, other=0) - row * N
-    return tl.where(there & (place < N), place, 1 << 32)
+    return tl.where(there & (place < N), place, 2**31 - 1).to(tl.int32)

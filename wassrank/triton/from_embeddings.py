@@ -30,7 +30,7 @@ from .embeddings_kernels import (
     embeddings_others_kernel,
     embeddings_own_kernel,
 )
-from .launch import WARP, Launch, ceil_div, power_of_two, run
+from .launch import ALIGNMENT, WARP, Launch, ceil_div, power_of_two, run
 from .level_losses import on_device
 from .level_transport import ORDER_1, ORDER_2, ORDER_ANY
 
@@ -48,18 +48,44 @@ class ScoreTile:
     def within(self, rows: int, columns: int, d: int) -> ScoreTile:
         """As large a one as there is work for."""
         rows, block = (max(LEAST, min(most, power_of_two(n))) for most, n in ((self.rows, rows), (self.block, columns)))
-        a_warp = self.rows * self.block // self.num_warps
-        depth = max(LEAST, min(self.depth, power_of_two(d)))
-        return ScoreTile(rows, block, depth, max(1, min(self.num_warps, rows * block // a_warp)), self.num_stages)
+        depth = LEAST if d % ALIGNMENT else max(LEAST, min(self.depth, power_of_two(d)))
+        return ScoreTile(rows, block, depth, self.num_warps, self.num_stages)
 
 
 LEAST = 16
 """Rows, columns and depth of the smallest matrix product a tensor core does."""
 
-OTHERS_TILES = {2: ScoreTile(128, 128, 64, 8, 3), 4: ScoreTile(64, 64, 32, 8, 3), 8: ScoreTile(64, 32, 16, 8, 2)}
-OWN_TILES = {2: ScoreTile(64, 64, 64, 8, 3), 4: ScoreTile(64, 64, 32, 8, 3), 8: ScoreTile(64, 32, 16, 8, 2)}
-GRADIENT_TILES = {2: ScoreTile(128, 64, 64, 8, 3), 4: ScoreTile(64, 64, 32, 8, 3), 8: ScoreTile(64, 32, 16, 8, 2)}
-"""By bytes of the embeddings' elements."""
+OTHERS_TILES = {
+    (2, False): ScoreTile(128, 128, 64, 8, 3),
+    (2, True): ScoreTile(128, 64, 64, 8, 3),
+    (4, False): ScoreTile(64, 64, 32, 8, 3),
+    (4, True): ScoreTile(64, 32, 32, 8, 3),
+    (8, False): ScoreTile(64, 32, 16, 8, 2),
+    (8, True): ScoreTile(64, 32, 16, 8, 2),
+}
+OWN_TILES = {
+    (2, False): ScoreTile(64, 64, 64, 8, 3),
+    (2, True): ScoreTile(64, 32, 64, 8, 3),
+    (4, False): ScoreTile(64, 32, 32, 8, 3),
+    (4, True): ScoreTile(64, 32, 32, 8, 3),
+    (8, False): ScoreTile(64, 32, 16, 8, 2),
+    (8, True): ScoreTile(64, 32, 16, 8, 2),
+}
+GRADIENT_TILES = {
+    (2, False): ScoreTile(128, 64, 64, 8, 3),
+    (2, True): ScoreTile(64, 64, 64, 8, 3),
+    (4, False): ScoreTile(64, 64, 32, 8, 3),
+    (4, True): ScoreTile(64, 64, 32, 8, 3),
+    (8, False): ScoreTile(64, 32, 16, 8, 2),
+    (8, True): ScoreTile(64, 32, 16, 8, 2),
+}
+"""By the bytes of the embeddings' elements, and whether more is read of a score than its embeddings: the largest of
+these shapes that a thread's 255 registers hold on sm_80, sm_90 and sm_100. Half types' largest is 64 scores a thread of
+256 (twice as many read from the second-level cache for a product as with half as many rows and columns), which leaves
+room for others' sums and no more."""
+
+FEW_LEVELS = 8
+"""With more their sums, a register each four scores, take what a larger tile has."""
 
 PROGRAMS = 512
 """Of a statistics kernel, or as many more as there are tiles of rows: some for every SM of the largest GPUs."""
@@ -107,23 +133,25 @@ class EmbeddingsLaunches:
         self.others = not self.all_own and a.in_batch != EXCLUDED
         self.levels = max(2, power_of_two(a.num_levels))
         self.slots = NUMBERS.value + 4 * a.num_levels
-        self.others_tile, self.own_tile, self.gradient_tile = (
-            tiles[a.queries.element_size()].within(q, total, d) for tiles in (OTHERS_TILES, OWN_TILES, GRADIENT_TILES)
-        )
+        self.given = a.target if a.target_kind == Target.given and (a.wasserstein or a.kl) else None
+        self.covers_row = self.given is not None and self.given.shape[1] == total
+        self.mask_a_row = a.mask is not None and a.mask.dim() == 2
+        self.exclude = a.exclude if a.exclude is not None and a.exclude.dtype == torch.bool else None
+        self.pairs = self._in_order(a.exclude) if a.exclude is not None and self.exclude is None else None
+
+        flags = self.mask_a_row or self.exclude is not None
+        width = a.queries.element_size()
+        self.others_tile = OTHERS_TILES[width, flags or self.covers_row].within(q, total, d)
+        many = self.given is not None or a.num_levels > FEW_LEVELS
+        self.own_tile = OWN_TILES[width, flags or many].within(q, total, d)
+        named = a.info_nce != 0 and a.positives is not None
+        self.gradient_tile = GRADIENT_TILES[width, flags or named or self.given is not None].within(q, total, d)
         # A program's rows have their own passages side by side.
         self.own_parts = self._parts(self.own_tile, total if self.all_own else min(total, self.own_tile.rows * K))
         self.others_parts = self._parts(self.others_tile, total) if self.others else 1
         self.parts = max(self.own_parts, self.others_parts)
         self.query_norms = inverse_norm(a.queries, a.computing) if a.cosine else None
         self._passage_norms: tuple[Tensor, Tensor] | None = None
-        self.exclude, self.pairs = None, None
-        if a.exclude is not None:
-            if a.exclude.dtype == torch.bool:
-                self.exclude = a.exclude
-            else:
-                self.pairs = self._in_order(a.exclude)
-        self.given = a.target if a.target_kind == Target.given and (a.wasserstein or a.kl) else None
-        self.covers_row = self.given is not None and self.given.shape[1] == total
 
     def nothing_yet(self) -> Tensor:
         """The sums before any passage."""
@@ -252,10 +280,10 @@ class EmbeddingsLaunches:
             "M": 0 if self.pairs is None else len(self.pairs),
             "first": self.first,
             "begin": block.begin,
-            "mask_stride": N if a.mask is not None and a.mask.dim() == 2 else 0,
             "target_stride": 0 if self.given is None else self.given.shape[1],
             "num_levels": a.num_levels,
             "temperature": a.temperature,
+            "MASK_A_ROW": self.mask_a_row,
             "TARGET_COVERS_ROW": self.covers_row,
             "ALL_OWN": self.all_own,
             "OTHERS": self.others,
