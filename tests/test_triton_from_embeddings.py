@@ -67,7 +67,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "own, cosine": {"similarity": "cosine", "temperature": 0.2},
     "own, cosine, learned": {"similarity": "cosine", "temperature": torch.tensor(0.3, dtype=DOUBLE)},
     "own, learned": {"temperature": torch.tensor(4.0, dtype=DOUBLE), "reduction": "none"},
-    "own, p=2, position": {"p": 2.0, "position": [0.0, 0.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0]},
+    "own, p=2, position": {"p": 2.0, "position": [0.0, 0.5, 2.0, 2.5]},
     "dense": {},
     "dense, masked, exp2": {"mask": some(Q, N), "target": "exp2"},
     "dense, given, row mask": {"target": drawn(Q, N), "mask": some(Q, N)},
@@ -89,6 +89,7 @@ def problem(name: str, dtype: torch.dtype = DOUBLE, d: int = D) -> tuple[Tensor,
     passages = torch.randn(N, d, generator=generator, dtype=DOUBLE)
     passages[0] = 0
     options.setdefault("temperature", 2.0)
+    options.setdefault("num_levels", 4)
     return queries.to(dtype), passages.to(dtype), labels, options
 
 
@@ -126,8 +127,9 @@ def test_everything_here_in_the_interpreter() -> None:
 def test_all_losses_are_those_of_plain_torch(name: str, device: str) -> None:
     want = step(problem(name), "combined_loss", backend="torch", **ALL)
     assert max(errors(step(problem(name), "combined_loss", device, backend="triton", **ALL), want)) <= 1e-10
-    got = step(problem(name, torch.float32), "combined_loss", device, backend="triton", **ALL)
-    assert max(errors(got, want)) <= 1e-5
+    if not INTERPRETED or name in {"own", "own, cosine, learned", "own, pairs", "dense, given, row mask"}:
+        got = step(problem(name, torch.float32), "combined_loss", device, backend="triton", **ALL)
+        assert max(errors(got, want)) <= 1e-5
 
 
 @pytest.mark.parametrize("loss", ["grade_wasserstein", "info_nce", "listwise_kl"])
@@ -162,11 +164,11 @@ def test_half_types_are_no_worse_than_twice_torchs_own(name: str, dtype: torch.d
         assert ours <= 2 * theirs + ulp
 
 
-def small_tiles(monkeypatch: pytest.MonkeyPatch, programs: int) -> Any:
+def small_tiles(monkeypatch: pytest.MonkeyPatch, programs: int, depth: int = 16) -> Any:
     module = importlib.import_module("wassrank.triton.from_embeddings")
-    tile = module.ScoreTile(16, 16, 16, 4, 2)
+    tile = module.ScoreTile(16, 16, depth, 4, 2)
     for table in ("OTHERS_TILES", "OWN_TILES", "GRADIENT_TILES"):
-        monkeypatch.setattr(module, table, dict.fromkeys(getattr(module, table), tile))
+        monkeypatch.setattr(module, table, dict.fromkeys(getattr(module, table), (tile,) * 3))
     monkeypatch.setattr(module, "PROGRAMS", programs)
     return module
 
@@ -198,7 +200,7 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("guarded")
-@pytest.mark.parametrize("name", FORMS if not INTERPRETED else list(FORMS)[::2])
+@pytest.mark.parametrize("name", FORMS if not INTERPRETED else list(FORMS)[::3])
 def test_touches_nothing_outside_its_tensors_and_leaves_nothing_unwritten(name: str, device: str) -> None:
     want = step(problem(name), "combined_loss", backend="torch", **ALL)
     assert max(errors(step(problem(name), "combined_loss", device, backend="triton", **ALL), want)) <= 1e-10
@@ -253,7 +255,7 @@ def arguments(name: str, device: str, **others: Any) -> Arguments:
         target_kind=kind,
         reduction=int(Reduction.none),
         in_batch=EXCLUDED if in_batch is None else in_batch,
-        num_levels=options.get("num_levels", 8),
+        num_levels=options["num_levels"],
         p=options.get("p", 1.0),
         temperature=1.0 if learned is not None else temperature,
         label_temperature=label_temperature,
@@ -275,21 +277,22 @@ def of_rows(a: Arguments, first: int, last: int) -> Arguments:
     return a._replace(**taken)
 
 
-@pytest.mark.parametrize("programs", [1, 100])
-@pytest.mark.parametrize("cuts", [[], [11], [15, 16]], ids=["one block", "two blocks", "three blocks"])
+@pytest.mark.parametrize(
+    ("programs", "cuts"),
+    [(100, []), (1, [11]), (100, [15, 16])],
+    ids=["one block", "two blocks, one part", "three blocks"],
+)
 @pytest.mark.parametrize(
     "name",
     [
-        "own, row mask", "own, pairs", "own, positives", "own, given to all", "own, given, excluded",
-        "own, pairs, excluded", "own, cosine, learned", "dense, given, row mask", "dense, flags, positives",
+        "own, row mask", "own, pairs", "own, given to all", "own, pairs, excluded", "own, cosine, learned",
+        "dense, flags, positives",
     ],
 )  # fmt: skip
 def test_blocks_and_tiles_of_any_number_give_the_same(
-    name: str, cuts: list[int], programs: int, device: str, monkeypatch: pytest.MonkeyPatch
+    name: str, programs: int, cuts: list[int], device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of some rows of a larger batch, in tiles that divide nothing."""
-    if INTERPRETED and programs == 1 and len(cuts) == 1:
-        pytest.skip("the interpreter takes its time")
     module = small_tiles(monkeypatch, programs)
     a = of_rows(arguments(name, device, tile_rows=3, tile_columns=17), 2, 6)
     upstream = drawn(4).to(device)
@@ -302,9 +305,7 @@ def test_blocks_and_tiles_of_any_number_give_the_same(
     for ours, theirs in zip(got[:2], want[:2], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
     expected = tiles.gradients(plain(), a, Here(a.passages), 2, want[2], upstream)
-    for ours, theirs in zip(
-        module.gradients(a, Blocks(a.passages, cuts), 2, got[2], upstream), expected, strict=True
-    ):
+    for ours, theirs in zip(module.gradients(a, Blocks(a.passages, cuts), 2, got[2], upstream), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-13)
 
 
@@ -314,14 +315,16 @@ def test_many_tiles_of_rows_and_of_columns(device: str, monkeypatch: pytest.Monk
     queries, passages = (torch.randn(rows, 33, generator=generator, dtype=DOUBLE) for rows in (37, 111))
     labels = torch.randint(0, 5, (37, 3), generator=generator)
     pairs = torch.stack([torch.randint(0, n, (60,), generator=generator) for n in (37, 111)], 1)
-    for in_batch in (1, None):
+    for in_batch in (1, None) if not INTERPRETED else (1,):
         one = queries, passages, labels, {"temperature": 3.0, "exclude": pairs, "in_batch": in_batch}
         want = step(one, "combined_loss", backend="torch", **ALL)
         assert max(errors(step(one, "combined_loss", device, backend="triton", **ALL), want)) <= 1e-10
 
 
 @pytest.mark.parametrize(
-    "dtype", [torch.int32, torch.int16, torch.int8, torch.uint8], ids=lambda d: str(d).removeprefix("torch.")
+    "dtype",
+    [torch.int32, torch.int16, torch.int8, torch.uint8][:: 3 if INTERPRETED else 1],
+    ids=lambda d: str(d).removeprefix("torch."),
 )
 def test_labels_of_every_type(dtype: torch.dtype, device: str) -> None:
     queries, passages, labels, options = problem("own")
@@ -332,7 +335,7 @@ def test_labels_of_every_type(dtype: torch.dtype, device: str) -> None:
     assert all(torch.equal(g, w) for g, w in zip(got, want, strict=True))
 
 
-@pytest.mark.parametrize("stray", [2**32, -1, 8])
+@pytest.mark.parametrize("stray", [2**32, -1, 4])
 @pytest.mark.parametrize("name", ["own, masked", "own, excluded", "dense, masked, exp2"])
 def test_a_stray_label_makes_its_row_nan_and_no_other(name: str, stray: int, device: str) -> None:
     """And not where the passage is masked."""
@@ -451,7 +454,7 @@ def test_refuses_more_passages_than_columns_are_counted() -> None:
 @pytest.mark.parametrize("flags", ["mask", "exclude", "pairs"])
 def test_offsets_past_two_to_the_31st_element(flags: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last row and the last passages, over files that are holes but for what these look at."""
-    module = small_tiles(monkeypatch, 1)
+    module = small_tiles(monkeypatch, 1, depth=4096)
     queries, d = 33_000, 70_000
     total, last = 2 * queries, slice(queries - 1, queries)
     empty = functools.partial(torch.empty, device="meta", dtype=torch.float32)

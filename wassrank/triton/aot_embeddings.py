@@ -53,6 +53,9 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "embeddings, 4096 passages, bf16, all losses, given, 32 levels": {
         "N": 4096, "dtype": BF16, "terms": ALL, "target": "given", "num_levels": 32
     },
+    "embeddings, 4096 passages, fp64, all losses, given, 32 levels": {
+        "N": 4096, "dtype": DOUBLE, "terms": ALL, "target": "given", "num_levels": 32
+    },
     "embeddings, 16 x 4 in batch, d = 100, fp16": {"Q": 16, "K": 4, "d": 100, "dtype": HALF},
     "embeddings, 512 x 8 in batch, d = 100, fp16": {"d": 100, "dtype": HALF},
     "embeddings, 512 x 8 in batch, d = 100": {"d": 100},

@@ -55,34 +55,26 @@ class ScoreTile:
 LEAST = 16
 """Rows, columns and depth of the smallest matrix product a tensor core does."""
 
+# By the bytes of the embeddings' elements and how much more a program knows of a score than its embeddings, from nothing
+# to most: the largest of the shapes tried that 255 registers a thread hold, without spilling, on sm_80, sm_90 and
+# sm_100. The larger, the less is read from the second-level cache for a product; half types' largest is 64 scores a
+# thread, which leaves room for others' sums and no more.
 OTHERS_TILES = {
-    (2, False): ScoreTile(128, 128, 64, 8, 3),
-    (2, True): ScoreTile(128, 64, 64, 8, 3),
-    (4, False): ScoreTile(64, 64, 32, 8, 3),
-    (4, True): ScoreTile(64, 32, 32, 8, 3),
-    (8, False): ScoreTile(64, 32, 16, 8, 2),
-    (8, True): ScoreTile(64, 32, 16, 8, 2),
+    2: (ScoreTile(128, 128, 64, 8, 3), ScoreTile(128, 64, 64, 8, 3), ScoreTile(64, 64, 64, 8, 3)),
+    4: (ScoreTile(64, 64, 32, 8, 3), ScoreTile(64, 32, 32, 8, 3), ScoreTile(64, 32, 32, 8, 3)),
+    8: (ScoreTile(64, 32, 16, 8, 2), ScoreTile(64, 32, 16, 8, 2), ScoreTile(64, 32, 16, 8, 2)),
 }
 OWN_TILES = {
-    (2, False): ScoreTile(64, 64, 64, 8, 3),
-    (2, True): ScoreTile(64, 32, 64, 8, 3),
-    (4, False): ScoreTile(64, 32, 32, 8, 3),
-    (4, True): ScoreTile(64, 32, 32, 8, 3),
-    (8, False): ScoreTile(64, 32, 16, 8, 2),
-    (8, True): ScoreTile(64, 32, 16, 8, 2),
+    2: (ScoreTile(64, 64, 64, 8, 3), ScoreTile(32, 64, 64, 8, 3), ScoreTile(32, 64, 64, 8, 3)),
+    4: (ScoreTile(64, 32, 16, 8, 3), ScoreTile(64, 32, 16, 8, 3), ScoreTile(16, 32, 32, 4, 3)),
+    8: (ScoreTile(64, 32, 16, 8, 2), ScoreTile(32, 32, 16, 8, 2), ScoreTile(16, 16, 16, 4, 2)),
 }
 GRADIENT_TILES = {
-    (2, False): ScoreTile(128, 64, 64, 8, 3),
-    (2, True): ScoreTile(64, 64, 64, 8, 3),
-    (4, False): ScoreTile(64, 64, 32, 8, 3),
-    (4, True): ScoreTile(64, 64, 32, 8, 3),
-    (8, False): ScoreTile(64, 32, 16, 8, 2),
-    (8, True): ScoreTile(64, 32, 16, 8, 2),
+    2: (ScoreTile(128, 64, 64, 8, 3), ScoreTile(64, 64, 64, 8, 3)),
+    4: (ScoreTile(64, 64, 32, 8, 3), ScoreTile(64, 64, 32, 8, 3)),
+    8: (ScoreTile(64, 32, 16, 8, 2), ScoreTile(64, 32, 16, 8, 2)),
 }
-"""By the bytes of the embeddings' elements, and whether more is read of a score than its embeddings: the largest of
-these shapes that a thread's 255 registers hold on sm_80, sm_90 and sm_100. Half types' largest is 64 scores a thread of
-256 (twice as many read from the second-level cache for a product as with half as many rows and columns), which leaves
-room for others' sums and no more."""
+MAX_REGISTERS = 255
 
 FEW_LEVELS = 8
 """With more their sums, a register each four scores, take what a larger tile has."""
@@ -139,13 +131,17 @@ class EmbeddingsLaunches:
         self.exclude = a.exclude if a.exclude is not None and a.exclude.dtype == torch.bool else None
         self.pairs = self._in_order(a.exclude) if a.exclude is not None and self.exclude is None else None
 
+        self.asked = a.kl != 0 and self.given is not None
         flags = self.mask_a_row or self.exclude is not None
-        width = a.queries.element_size()
-        self.others_tile = OTHERS_TILES[width, flags or self.covers_row].within(q, total, d)
-        many = self.given is not None or a.num_levels > FEW_LEVELS
-        self.own_tile = OWN_TILES[width, flags or many].within(q, total, d)
-        named = a.info_nce != 0 and a.positives is not None
-        self.gradient_tile = GRADIENT_TILES[width, flags or named or self.given is not None].within(q, total, d)
+        more = {
+            "others": 2 if self.covers_row else flags or self.pairs is not None or self._others_logits,
+            "own": 2 if a.num_levels > FEW_LEVELS else flags or self.given is not None,
+            "gradient": flags or self.given is not None or (a.info_nce != 0 and a.positives is not None),
+        }
+        size = a.queries.element_size()
+        self.others_tile = OTHERS_TILES[size][more["others"]].within(q, total, d)
+        self.own_tile = OWN_TILES[size][more["own"]].within(q, total, d)
+        self.gradient_tile = GRADIENT_TILES[size][more["gradient"]].within(q, total, d)
         # A program's rows have their own passages side by side.
         self.own_parts = self._parts(self.own_tile, total if self.all_own else min(total, self.own_tile.rows * K))
         self.others_parts = self._parts(self.others_tile, total) if self.others else 1
@@ -163,25 +159,32 @@ class EmbeddingsLaunches:
     def plan_statistics(self, block: Block, sums: Tensor) -> list[Launch]:
         """Adds a block of passages to the sums."""
         a = self.a
-        asked = a.kl != 0 and self.given is not None
         given = {
             "sums": sums,
             "q": len(a.queries),
             "n": len(block.passages),
             "slots": self.slots,
-            "LOGITS": (a.kl != 0 and not asked) or (a.info_nce != 0 and a.positives is None),
-            "ASKED": asked,
             "BY_LEVEL": self.given is not None and a.wasserstein != 0,
             "LEVELS": self.levels,
         }
-        own = {"target": self.given}
-        others = {"target": self.given if self.covers_row else None, "ASKED": asked and self.covers_row}
+        by_best = a.info_nce != 0 and a.positives is None
+        own = {"target": self.given, "LOGITS": self._others_logits or by_best, "ASKED": self.asked}
+        others = {
+            "target": self.given if self.covers_row else None,
+            "LOGITS": self._others_logits,
+            "ASKED": self.asked and self.covers_row,
+        }
         launches = [self._statistics(embeddings_own_kernel, self.own_tile, self.own_parts, block, given | own)]
         if self.others:
             launches.append(
                 self._statistics(embeddings_others_kernel, self.others_tile, self.others_parts, block, given | others)
             )
         return launches
+
+    @property
+    def _others_logits(self) -> bool:
+        """Whether a loss looks at their sum; InfoNCE looks at its positives' alone."""
+        return self.a.kl != 0 and not self.asked
 
     def _statistics(self, kernel: Any, tile: ScoreTile, parts: int, block: Block, given: dict[str, Any]) -> Launch:
         return self._launch(kernel, (ceil_div(len(self.a.queries), tile.rows), parts), tile, block, given)
@@ -233,6 +236,7 @@ class EmbeddingsLaunches:
                 "LEVELS": self.levels,
             },
             num_warps=max(1, min(FINISH_WARPS, rows * self.levels**2 // (COUPLING * WARP))),
+            max_registers=MAX_REGISTERS,
         )
         return (losses, weights, state), launch
 
@@ -294,7 +298,7 @@ class EmbeddingsLaunches:
         }
         everything = shared | given
         arguments = {name: everything[name] for name in kernel.arg_names}
-        return Launch(kernel, grid, arguments, tile.num_warps, num_stages=tile.num_stages)
+        return Launch(kernel, grid, arguments, tile.num_warps, MAX_REGISTERS, tile.num_stages)
 
     def _norms_of(self, passages: Tensor) -> Tensor:
         """A block's inverse norms, which its launches share."""
