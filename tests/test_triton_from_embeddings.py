@@ -24,13 +24,13 @@ from wassrank.embeddings import tiles
 from wassrank.embeddings.arguments import TENSORS, Arguments
 from wassrank.embeddings.plain_tiles import PlainTiles
 from wassrank.ops import inputs
-from wassrank.processes.passages import Block, Here, Passages
+from wassrank.processes.passages import Block, Here
 
 pytestmark = test_triton.pytestmark
 device = test_triton.device
 
 DOUBLE = torch.float64
-ALL = {"info_nce": 0.5, "kl": 0.25}
+ALL: dict[str, Any] = {"info_nce": 0.5, "kl": 0.25}
 Q, K, D = 7, 5, 20
 N = Q * K
 
@@ -78,7 +78,10 @@ FORMS: dict[str, dict[str, Any]] = {
 every_form = pytest.mark.parametrize("name", FORMS)
 
 
-def problem(name: str, dtype: torch.dtype = DOUBLE, d: int = D) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+Problem = tuple[Tensor, Tensor, Tensor, dict[str, Any]]
+
+
+def problem(name: str, dtype: torch.dtype = DOUBLE, d: int = D) -> Problem:
     """Queries, passages, labels and options; the first passage is a zero vector."""
     generator = torch.Generator().manual_seed(3)
     options = dict(FORMS[name])
@@ -93,23 +96,33 @@ def problem(name: str, dtype: torch.dtype = DOUBLE, d: int = D) -> tuple[Tensor,
     return queries.to(dtype), passages.to(dtype), labels, options
 
 
-def step(
-    problem: tuple[Tensor, Tensor, Tensor, dict[str, Any]], loss: str, device: str = "cpu", **others: Any
-) -> list[Tensor]:
-    """The loss and its gradients with respect to queries, passages and a learned temperature, on the CPU."""
+def moved(problem: Problem, device: str) -> Problem:
+    """Queries that ask for a gradient, as passages do."""
     queries, passages, labels, options = problem
-    given = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in {**options, **others}.items()}
+    there = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in options.items()}
+    return (
+        queries.detach().to(device).requires_grad_(),
+        passages.detach().to(device).requires_grad_(),
+        labels.to(device),
+        there,
+    )
+
+
+def step(problem: Problem, loss: str, device: str = "cpu", **others: Any) -> list[Tensor]:
+    """The loss and its gradients with respect to queries, passages and a learned temperature, on the CPU."""
+    queries, passages, labels, options = moved(problem, device)
+    given = options | others
     if loss not in {"combined_loss", "grade_wasserstein"}:
         given.pop("p", None), given.pop("position", None)
     if loss == "info_nce":
         given.pop("target", None), given.pop("label_temperature", None)
     elif loss != "combined_loss":
         given.pop("positives", None)
-    leaves = [t.to(device).requires_grad_() for t in (queries.detach(), passages.detach())]
+    leaves = [queries, passages]
     if isinstance(given["temperature"], Tensor):
         given["temperature"] = given["temperature"].clone().requires_grad_()
         leaves.append(given["temperature"])
-    value = getattr(wassrank, f"{loss}_from_embeddings")(leaves[0], leaves[1], labels.to(device), **given)
+    value = getattr(wassrank, f"{loss}_from_embeddings")(queries, passages, labels, **given)
     gradients = torch.autograd.grad((value * (1 + torch.arange(value.numel(), device=device))).sum(), leaves)
     return [t.detach().cpu() for t in (value, *gradients)]
 
@@ -260,7 +273,8 @@ def arguments(name: str, device: str, **others: Any) -> Arguments:
         temperature=1.0 if learned is not None else temperature,
         label_temperature=label_temperature,
     )._replace(**others)
-    return Arguments(*(t.to(device) if isinstance(t, Tensor) else t for t in a[:TENSORS]), *a[TENSORS:])
+    there: dict[str, Any] = {k: t.to(device) for k, t in a._asdict().items() if isinstance(t, Tensor)}
+    return a._replace(**there)
 
 
 def of_rows(a: Arguments, first: int, last: int) -> Arguments:
@@ -392,13 +406,11 @@ def test_finite_at_every_temperature(temperature: float, dtype: torch.dtype, dev
 
 @pytest.mark.parametrize("name", ["own, pairs", "dense, given, row mask"])
 def test_same_bits_each_run_and_second_backward_equals_first(name: str, device: str) -> None:
-    queries, passages, labels, options = problem(name, torch.float32)
-    leaves = [t.to(device).requires_grad_() for t in (queries, passages)]
-    given = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in options.items()}
+    queries, passages, labels, options = moved(problem(name, torch.float32), device)
     runs = []
     for _ in range(2):
-        loss = wassrank.combined_loss_from_embeddings(*leaves, labels.to(device), backend="triton", **given, **ALL)
-        runs += [torch.autograd.grad(loss, leaves, retain_graph=True) for _ in range(2)]
+        loss = wassrank.combined_loss_from_embeddings(queries, passages, labels, backend="triton", **options, **ALL)
+        runs += [torch.autograd.grad(loss, [queries, passages], retain_graph=True) for _ in range(2)]
     assert all(torch.equal(x, y) for run in runs[1:] for x, y in zip(run, runs[0], strict=True))
 
 
@@ -414,8 +426,7 @@ def test_opcheck(name: str, device: str) -> None:
 
 
 def test_compiles_without_a_graph_break_and_gives_the_same(device: str) -> None:
-    queries, passages, labels, _ = (x.to(device) if isinstance(x, Tensor) else x for x in problem("own"))
-    queries.requires_grad_()
+    queries, passages, labels, _ = moved(problem("own"), device)
 
     def loss(q: Tensor) -> Tensor:
         return wassrank.combined_loss_from_embeddings(2 * q, passages, labels, backend="triton", **ALL).exp()
@@ -431,14 +442,12 @@ def test_compiles_without_a_graph_break_and_gives_the_same(device: str) -> None:
 @pytest.mark.parametrize("name", FORMS)
 def test_asks_the_gpu_nothing(name: str) -> None:
     """The first call compiles, and copies what `position` and a list of pairs say."""
-    queries, passages, labels, options = (x.cuda() if isinstance(x, Tensor) else x for x in problem(name))
-    given = {k: v.cuda() if isinstance(v, Tensor) else v for k, v in options.items()}
-    queries.requires_grad_()
+    queries, passages, labels, options = moved(problem(name), "cuda")
     modes = torch.cuda.get_sync_debug_mode()
     for mode in ("default", "error"):
         torch.cuda.set_sync_debug_mode(mode)
         try:
-            loss = wassrank.combined_loss_from_embeddings(queries, passages, labels, backend="triton", **given, **ALL)
+            loss = wassrank.combined_loss_from_embeddings(queries, passages, labels, backend="triton", **options, **ALL)
             loss.sum().backward()
         finally:
             torch.cuda.set_sync_debug_mode(modes)

@@ -433,8 +433,8 @@ def embeddings_gradient_kernel(
     start = column_begin + place
     _, scale = inverse_temperature(temperature, learned)
     column, inside, s = scores_tile(
-        queries, passages, query_norms, passage_norms, mask, exclude, row, start, column_begin + width, row_end, d, N, begin,
-        C, MASK_A_ROW, PRECISION, ROWS, BLOCK, DEPTH,
+        queries, passages, query_norms, passage_norms, mask, exclude, row, start, column_begin + width, row_end, d, N,
+        begin, C, MASK_A_ROW, PRECISION, ROWS, BLOCK, DEPTH,
     )  # fmt: skip
     if pairs is not None:
         pair = first_pair(pairs, row * N + (begin + start), M)

@@ -55,9 +55,9 @@ class ScoreTile:
 LEAST = 16
 """Rows, columns and depth of the smallest matrix product a tensor core does."""
 
-# By the bytes of the embeddings' elements and how much more a program knows of a score than its embeddings, from nothing
-# to most: the largest of the shapes tried that 255 registers a thread hold, without spilling, on sm_80, sm_90 and
-# sm_100. The larger, the less is read from the second-level cache for a product; half types' largest is 64 scores a
+# By the bytes of the embeddings' elements and by how much more a program knows of a score than its embeddings, from
+# nothing to most: the largest of the shapes tried that 255 registers a thread hold, without spilling, on sm_80, sm_90
+# and sm_100. The larger, the less is read from the second-level cache for a product; half types' largest is 64 scores a
 # thread, which leaves room for others' sums and no more.
 OTHERS_TILES = {
     2: (ScoreTile(128, 128, 64, 8, 3), ScoreTile(128, 64, 64, 8, 3), ScoreTile(64, 64, 64, 8, 3)),
