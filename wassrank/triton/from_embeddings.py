@@ -198,7 +198,8 @@ class EmbeddingsLaunches:
         a, q = self.a, len(self.a.queries)
         losses, weights = a.queries.new_empty((2, q), dtype=torch.float64).unbind()
         state = a.queries.new_empty((q, a.state_width), dtype=a.computing)
-        rows = max(1, min(FINISH_ROWS, COUPLING * WARP * FINISH_WARPS // self.levels**2))
+        a_row = self.levels if a.p == 1 else self.levels**2  # the coupling's elements, where there is one
+        rows = max(1, min(FINISH_ROWS, COUPLING * WARP * FINISH_WARPS // a_row))
         launch = Launch(
             embeddings_finish_kernel,
             grid=(ceil_div(q, rows),),
@@ -235,7 +236,7 @@ class EmbeddingsLaunches:
                 "ROWS": rows,
                 "LEVELS": self.levels,
             },
-            num_warps=max(1, min(FINISH_WARPS, rows * self.levels**2 // (COUPLING * WARP))),
+            num_warps=max(1, min(FINISH_WARPS, rows * a_row // (COUPLING * WARP))),
             max_registers=MAX_REGISTERS,
         )
         return (losses, weights, state), launch
