@@ -82,8 +82,8 @@ FEW_LEVELS = 8
 PROGRAMS = 512
 """Of a statistics kernel, or as many more as there are tiles of rows: some for every SM of the largest GPUs."""
 
-COUNTED = 1 << 24
-"""Up to this float32 counts passages one by one."""
+COUNTED = 1 << 23
+"""Passages a part has at most, give or take a tile: float32 counts twice as many one by one."""
 
 FINISH_ROWS, FINISH_WARPS, COUPLING = 8, 8, 8
 """Rows of a program, so that loads of their sums fill the memory's sectors; warps at most; elements of the [rows,
