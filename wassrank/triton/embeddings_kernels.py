@@ -8,7 +8,7 @@ others', and that kernel has registers for large ones. `embeddings_finish_kernel
 order, and gives the sums to the losses' epilogues (level_losses.py). `embeddings_gradient_kernel` computes tiles again
 and writes ∂loss/∂S, of which the host makes two matrix products.
 
-Sums live in `sums`, [parts, slots, q] of C, from one block of passages to the next; what each is, below.
+Sums live in memory, [parts, slots, q] of C, from one block of passages to the next; what each slot is, below.
 
 Within a tile, columns are counted in the batch: a block's first passage is column `begin`.
 """
@@ -25,20 +25,19 @@ from .targets import GIVEN
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 
-# Of a row's sums, which are −inf before any passage,
-OWN_TOP, OTHERS_TOP, NAMED = (tl.constexpr(i) for i in range(3))
-TOPS = tl.constexpr(3)
-# and which are 0.
-OWN_ASKED, OWN_ENTROPY = tl.constexpr(3), tl.constexpr(4)
+# The others' sums: one that is −inf before any passage, and those which are 0.
+OTHERS_TOP = tl.constexpr(0)
 OTHERS_MASS, OTHERS_COUNT, OTHERS_LOGITS, OTHERS_GIVEN, OTHERS_ASKED, OTHERS_ENTROPY = (
-    tl.constexpr(i) for i in range(5, 11)
+    tl.constexpr(i) for i in range(1, 7)
 )
-NUMBERS = tl.constexpr(11)
-"""Where those by level begin: mass, count, logits and given, num_levels of each."""
+OTHERS_SLOTS = tl.constexpr(7)
+# A row's own: likewise two and the others. By level there are mass, count, logits and given, num_levels of each.
+OWN_TOP, NAMED = tl.constexpr(0), tl.constexpr(1)
+OWN_ASKED, OWN_ENTROPY, BY_LEVEL = tl.constexpr(2), tl.constexpr(3), tl.constexpr(4)
 
 
 # Of what is not specialised some changes from block to block, and nothing gains by a kernel of its own.
-@triton.jit(do_not_specialize=["q", "n", "M", "first", "begin", "slots"])
+@triton.jit(do_not_specialize=["q", "n", "M", "first", "begin"])
 def embeddings_others_kernel(
     queries: tl.tensor,  # [q, d]
     passages: tl.tensor,  # [n, d], a block
@@ -49,7 +48,7 @@ def embeddings_others_kernel(
     mask: tl.tensor,  # bool, [q, N] where MASK_A_ROW, else one flag a passage, [N]; or None
     exclude: tl.tensor,  # bool [q, N], or None
     pairs: tl.tensor,  # [M] int64, row · N + column of what is excluded, rising; or None
-    sums: tl.tensor,  # [parts, slots, q] of C
+    sums: tl.tensor,  # [parts, OTHERS_SLOTS, q] of C
     q: tl.tensor,
     n: tl.tensor,
     d: tl.tensor,
@@ -58,7 +57,6 @@ def embeddings_others_kernel(
     M: tl.tensor,
     first: tl.tensor,  # the batch's query that row 0 is
     begin: tl.tensor,  # the batch's passage that the block's first is
-    slots: tl.tensor,
     temperature: tl.float64,
     LOGITS: tl.constexpr,  # whether a loss looks at the logits' sums
     ASKED: tl.constexpr,  # whether KL looks at the target
@@ -78,7 +76,7 @@ def embeddings_others_kernel(
     low, high = part_of(0, n, BLOCK)
 
     a_slot = q.to(tl.int64)
-    at = sums + tl.program_id(1) * (slots * a_slot) + row
+    at = sums + tl.program_id(1) * (a_slot * OTHERS_SLOTS) + row
     top = tl.load(at + a_slot * OTHERS_TOP, mask=in_rows, other=float("-inf"))
     mass = tl.load(at + a_slot * OTHERS_MASS, mask=in_rows, other=0)
     count = tl.load(at + a_slot * OTHERS_COUNT, mask=in_rows, other=0)
@@ -128,7 +126,7 @@ def embeddings_others_kernel(
         tl.store(at + a_slot * OTHERS_ENTROPY, entropy, mask=in_rows)
 
 
-@triton.jit(do_not_specialize=["q", "n", "M", "first", "begin", "slots", "num_levels"])
+@triton.jit(do_not_specialize=["q", "n", "M", "first", "begin", "num_levels"])
 def embeddings_own_kernel(
     queries: tl.tensor,  # as in embeddings_others_kernel, from here
     passages: tl.tensor,
@@ -141,7 +139,7 @@ def embeddings_own_kernel(
     exclude: tl.tensor,
     pairs: tl.tensor,  # to here
     positives: tl.tensor,  # [q] int64, or None
-    sums: tl.tensor,
+    sums: tl.tensor,  # [parts, BY_LEVEL + 4·num_levels, q] of C
     q: tl.tensor,
     n: tl.tensor,
     d: tl.tensor,
@@ -152,11 +150,10 @@ def embeddings_own_kernel(
     begin: tl.tensor,
     target_stride: tl.tensor,
     num_levels: tl.tensor,
-    slots: tl.tensor,
     temperature: tl.float64,
     LOGITS: tl.constexpr,
     ASKED: tl.constexpr,
-    BY_LEVEL: tl.constexpr,  # whether the target is asked for by level
+    GIVEN_BY_LEVEL: tl.constexpr,  # whether the target is asked for by level
     TARGET_COVERS_ROW: tl.constexpr,  # target is [q, N]
     ALL_OWN: tl.constexpr,  # K = N: labels grade the whole row
     MASK_A_ROW: tl.constexpr,
@@ -183,9 +180,9 @@ def embeddings_own_kernel(
         low, high = part_of(low, high, BLOCK)
 
     a_slot = q.to(tl.int64)
-    at = sums + tl.program_id(1) * (slots * a_slot) + row
+    at = sums + tl.program_id(1) * ((4 * num_levels + BY_LEVEL) * a_slot) + row
     here = tl.arange(0, LEVELS)[None, :]
-    at_level = at[:, None] + (here + NUMBERS) * a_slot
+    at_level = at[:, None] + (here + BY_LEVEL) * a_slot
     is_level = in_rows[:, None] & (here < num_levels)
     next_kind = num_levels * a_slot
     top = tl.load(at + a_slot * OWN_TOP, mask=in_rows, other=float("-inf"))
@@ -236,7 +233,7 @@ def embeddings_own_kernel(
             if ASKED:
                 asked += tl.sum(t * x, axis=1) - tl.sum(given, axis=1) * rise
                 entropy += tl.sum(t * precise_log(tl.where(t > 0, t, 1.0)), axis=1)
-            if not BY_LEVEL:
+            if not GIVEN_BY_LEVEL:
                 given += tl.where(here == 0, tl.sum(t, axis=1)[:, None], 0.0)
         for i in range(num_levels):
             of_i = level == i
@@ -244,7 +241,7 @@ def embeddings_own_kernel(
             count += tl.where(here == i, tl.sum(of_i.to(C), axis=1)[:, None], 0.0)
             if LOGITS:
                 logits += tl.where(here == i, tl.sum(tl.where(of_i, x, 0.0), axis=1)[:, None], 0.0)
-            if BY_LEVEL:
+            if GIVEN_BY_LEVEL:
                 given += tl.where(here == i, tl.sum(tl.where(of_i, t, 0.0), axis=1)[:, None], 0.0)
         count = tl.where(stray > 0, float("nan"), count)
         top = higher
@@ -262,9 +259,10 @@ def embeddings_own_kernel(
         tl.store(at + a_slot * NAMED, named, mask=in_rows)
 
 
-@triton.jit(do_not_specialize=["q", "K", "parts", "slots", "in_batch", "num_levels"])
+@triton.jit(do_not_specialize=["q", "K", "own_parts", "others_parts", "in_batch", "num_levels"])
 def embeddings_finish_kernel(
-    sums: tl.tensor,  # [parts, slots, q] of C
+    own_sums: tl.tensor,  # [own_parts, BY_LEVEL + 4·num_levels, q] of C
+    others_sums: tl.tensor,  # [others_parts, OTHERS_SLOTS, q] of C, or None unless OTHERS
     learned: tl.tensor,  # [] of C, or None
     labels: tl.tensor,  # [q, K] integers
     positives: tl.tensor,  # [q] int64, or None
@@ -276,8 +274,8 @@ def embeddings_finish_kernel(
     state: tl.tensor,  # [q, width] of C
     q: tl.tensor,
     K: tl.tensor,
-    parts: tl.tensor,
-    slots: tl.tensor,
+    own_parts: tl.tensor,
+    others_parts: tl.tensor,
     in_batch: tl.tensor,
     num_levels: tl.tensor,
     wasserstein: tl.float64,  # the losses' factors
@@ -317,9 +315,9 @@ def embeddings_finish_kernel(
     mass = tl.zeros((ROWS, 1), tl.float64)
     count, others_logits, others_given = mass, mass, mass
     others_asked, others_entropy = asked, asked
-    at = sums + row
-    for _ in range(parts):
-        at_level = at[:, None] + (level + NUMBERS) * a_slot
+    at = own_sums + row
+    for _ in range(own_parts):
+        at_level = at[:, None] + (level + BY_LEVEL) * a_slot
         more = tl.load(at + a_slot * OWN_TOP, mask=in_rows, other=float("-inf"))
         higher = tl.maximum(top, more)
         kept, added = exp_below(top, higher, scale).to(tl.float64), exp_below(more, higher, scale).to(tl.float64)
@@ -340,7 +338,10 @@ def embeddings_finish_kernel(
         if positives is not None:
             score = tl.maximum(score, tl.load(at + a_slot * NAMED, mask=in_rows, other=float("-inf")))
         top = higher
-        if OTHERS:
+        at += (4 * num_levels + BY_LEVEL) * a_slot
+    if OTHERS:
+        at = others_sums + row
+        for _ in range(others_parts):
             more = tl.load(at + a_slot * OTHERS_TOP, mask=in_rows, other=float("-inf"))
             higher = tl.maximum(others_top, more)
             kept = exp_below(others_top, higher, scale).to(tl.float64)
@@ -359,7 +360,7 @@ def embeddings_finish_kernel(
             others_given += its_given
             count += its_count
             others_top = higher
-        at += slots * a_slot
+            at += a_slot * OTHERS_SLOTS
 
     if not WASSERSTEIN:
         given = tl.sum(given, axis=1)[:, None]

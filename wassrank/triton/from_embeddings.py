@@ -10,7 +10,7 @@ graph.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,8 +23,10 @@ from wassrank.processes.passages import Block, Passages
 from wassrank.reference.grade_wasserstein import TIE_ULPS
 
 from .embeddings_kernels import (
-    NUMBERS,
-    TOPS,
+    BY_LEVEL,
+    OTHERS_SLOTS,
+    OTHERS_TOP,
+    OWN_ASKED,
     embeddings_finish_kernel,
     embeddings_gradient_kernel,
     embeddings_others_kernel,
@@ -80,7 +82,8 @@ FEW_LEVELS = 8
 """With more their sums, a register each four scores, take what a larger tile has."""
 
 PROGRAMS = 512
-"""Of a statistics kernel, or as many more as there are tiles of rows: some for every SM of the largest GPUs."""
+"""Of a statistics kernel, or as many more as there are tiles of rows: some for every SM of the largest GPUs. Each keeps
+sums of its rows: some PROGRAMS · rows of them, or one a query if that is more, whatever the number of passages."""
 
 COUNTED = 1 << 23
 """Passages a part has at most, give or take a tile: float32 counts twice as many one by one."""
@@ -113,6 +116,13 @@ def gradients(
     return swept_back(fill, a, passages, first)
 
 
+class Sums(NamedTuple):
+    """Of rows' own passages and of others', which there may be none of; see embeddings_kernels.py."""
+
+    own: Tensor
+    others: Tensor | None
+
+
 class EmbeddingsLaunches:
     """Of one sweep. On meta tensors too."""
 
@@ -124,7 +134,6 @@ class EmbeddingsLaunches:
         self.all_own = total == K
         self.others = not self.all_own and a.in_batch != EXCLUDED
         self.levels = max(2, power_of_two(a.num_levels))
-        self.slots = NUMBERS.value + 4 * a.num_levels
         self.given = a.target if a.target_kind == Target.given and (a.wasserstein or a.kl) else None
         self.covers_row = self.given is not None and self.given.shape[1] == total
         self.mask_a_row = a.mask is not None and a.mask.dim() == 2
@@ -144,32 +153,36 @@ class EmbeddingsLaunches:
         self.gradient_tile = GRADIENT_TILES[size][more["gradient"]].within(q, total, d)
         # A program's rows have their own passages side by side.
         self.own_parts = self._parts(self.own_tile, total if self.all_own else min(total, self.own_tile.rows * K))
-        self.others_parts = self._parts(self.others_tile, total) if self.others else 1
-        self.parts = max(self.own_parts, self.others_parts)
+        self.others_parts = self._parts(self.others_tile, total)
         self.query_norms = inverse_norm(a.queries, a.computing) if a.cosine else None
         self._passage_norms: tuple[Tensor, Tensor] | None = None
 
-    def nothing_yet(self) -> Tensor:
+    def nothing_yet(self) -> Sums:
         """The sums before any passage."""
-        shape = (self.parts, self.slots, len(self.a.queries))
-        sums = self.a.queries.new_zeros(shape, dtype=self.a.computing)
-        sums[:, : TOPS.value] = -torch.inf
-        return sums
+        own = self._zeros(self.own_parts, BY_LEVEL.value + 4 * self.a.num_levels)
+        own[:, : OWN_ASKED.value] = -torch.inf
+        if not self.others:
+            return Sums(own, None)
+        others = self._zeros(self.others_parts, OTHERS_SLOTS.value)
+        others[:, OTHERS_TOP.value] = -torch.inf
+        return Sums(own, others)
 
-    def plan_statistics(self, block: Block, sums: Tensor) -> list[Launch]:
+    def _zeros(self, parts: int, slots: int) -> Tensor:
+        return self.a.queries.new_zeros((parts, slots, len(self.a.queries)), dtype=self.a.computing)
+
+    def plan_statistics(self, block: Block, sums: Sums) -> list[Launch]:
         """Adds a block of passages to the sums."""
         a = self.a
         given = {
-            "sums": sums,
             "q": len(a.queries),
             "n": len(block.passages),
-            "slots": self.slots,
-            "BY_LEVEL": self.given is not None and a.wasserstein != 0,
+            "GIVEN_BY_LEVEL": self.given is not None and a.wasserstein != 0,
             "LEVELS": self.levels,
         }
         by_best = a.info_nce != 0 and a.positives is None
-        own = {"target": self.given, "LOGITS": self._others_logits or by_best, "ASKED": self.asked}
+        own = {"sums": sums.own, "target": self.given, "LOGITS": self._others_logits or by_best, "ASKED": self.asked}
         others = {
+            "sums": sums.others,
             "target": self.given if self.covers_row else None,
             "LOGITS": self._others_logits,
             "ASKED": self.asked and self.covers_row,
@@ -193,7 +206,7 @@ class EmbeddingsLaunches:
         wanted = ceil_div(PROGRAMS, max(1, ceil_div(len(self.a.queries), tile.rows)))
         return max(1, min(wanted, ceil_div(columns, tile.block)), ceil_div(self.total, COUNTED))
 
-    def plan_finish(self, sums: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Launch]:
+    def plan_finish(self, sums: Sums) -> tuple[tuple[Tensor, Tensor, Tensor], Launch]:
         """Losses, weights and state, not yet computed, and the launch that computes them."""
         a, q = self.a, len(self.a.queries)
         losses, weights = a.queries.new_empty((2, q), dtype=torch.float64).unbind()
@@ -204,7 +217,8 @@ class EmbeddingsLaunches:
             embeddings_finish_kernel,
             grid=(ceil_div(q, rows),),
             arguments={
-                "sums": sums,
+                "own_sums": sums.own,
+                "others_sums": sums.others,
                 "learned": a.learned,
                 "labels": a.labels,
                 "positives": a.positives if a.info_nce else None,
@@ -216,8 +230,8 @@ class EmbeddingsLaunches:
                 "state": state,
                 "q": q,
                 "K": a.labels.shape[1],
-                "parts": self.parts,
-                "slots": self.slots,
+                "own_parts": self.own_parts,
+                "others_parts": self.others_parts,
                 "in_batch": a.in_batch,
                 "num_levels": a.num_levels,
                 "wasserstein": a.wasserstein,
