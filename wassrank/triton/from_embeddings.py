@@ -211,7 +211,7 @@ class EmbeddingsLaunches:
         a, q = self.a, len(self.a.queries)
         losses, weights = a.queries.new_empty((2, q), dtype=torch.float64).unbind()
         state = a.queries.new_empty((q, a.state_width), dtype=a.computing)
-        a_row = self.levels if a.p == 1 else self.levels**2  # the coupling's elements, where there is one
+        a_row = self.levels * (2 if a.p == 1 else self.levels)  # without a coupling, many a vector over levels
         rows = max(1, min(FINISH_ROWS, COUPLING * WARP * FINISH_WARPS // a_row))
         launch = Launch(
             embeddings_finish_kernel,
