@@ -71,6 +71,7 @@ KERNELS = {
         *("sort", "forward", "sorted_forward", "quantiles", "coefficients", "reduce", "backward"),
         *GAUSSIAN,
         *("pairing", "staircase"),
+        *(f"embeddings_{kernel}" for kernel in ("own", "others", "finish", "gradient")),
     ),
     "native": (
         *("forward", "reduce", "backward", "sorted_forward", "sorted_backward", "order"),
@@ -213,8 +214,9 @@ TITLES = {
     "triton": """## Triton
 
 Configurations are those of [aot.py](../wassrank/triton/aot.py),
-[aot_gaussian.py](../wassrank/triton/aot_gaussian.py) and
-[aot_wasserstein_1d.py](../wassrank/triton/aot_wasserstein_1d.py). A kernel that is the same code in several is listed
+[aot_gaussian.py](../wassrank/triton/aot_gaussian.py),
+[aot_wasserstein_1d.py](../wassrank/triton/aot_wasserstein_1d.py) and
+[aot_embeddings.py](../wassrank/triton/aot_embeddings.py). A kernel that is the same code in several is listed
 with the first. Programs of one warp reach 50% at most: an SM holds 32 blocks.
 """,
     "native": """## CUDA C++

@@ -15,7 +15,7 @@ from torch import Tensor
 def prepared(x: Tensor, dtype: torch.dtype, cosine: bool) -> Tensor:
     """Embeddings as they are multiplied, of `dtype`; themselves where nothing is to be done."""
     x = x.to(dtype)
-    return x * _inverse_norm(x) if cosine else x
+    return x * inverse_norm(x, dtype) if cosine else x
 
 
 def returned(x: Tensor, gradient: Tensor, cosine: bool) -> Tensor:
@@ -23,14 +23,15 @@ def returned(x: Tensor, gradient: Tensor, cosine: bool) -> Tensor:
     if not cosine:
         return gradient
     x = x.to(gradient.dtype)
-    inverse = _inverse_norm(x)
+    inverse = inverse_norm(x, x.dtype)
     unit = x * inverse
     along = (unit * gradient).sum(-1, keepdim=True)
     return gradient.addcmul_(unit, along, value=-1).mul_(inverse)
 
 
-def _inverse_norm(x: Tensor) -> Tensor:
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+def inverse_norm(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """[…, 1] of `dtype`; 0 for a zero vector."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype)
     return torch.where(norm == 0, 0.0, 1 / norm)
 
 

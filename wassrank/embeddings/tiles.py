@@ -15,8 +15,8 @@ What a loss brings is `LossTiles`: its row statistics and its gradient for a sco
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -60,8 +60,10 @@ def statistics(tiles: LossTiles, a: Arguments, passages: Passages, first: int) -
     for block in passages.tour():
         for _, column, p in grid.columns(block):
             for row, q in grid.rows(column, len(p)):
+                S = buffer[: len(q) * len(p)].view(len(q), len(p))
+                _scores(S, q, p, a, row, column)
                 try:
-                    tiles.gather(_scores(buffer, q, p, a, row, column), row, column)
+                    tiles.gather(S, row, column)
                 except ValueError as wrong:  # other processes go on with their tour, which must not miss this one
                     refused = wrong
     if refused is not None:
@@ -73,6 +75,32 @@ def gradients(
     tiles: LossTiles, a: Arguments, passages: Passages, first: int, state: Tensor, upstream: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """For the queries [q, d], for this process's passages, and for the temperature, [] (less the factor −1/t)."""
+
+    def fill(G: Tensor, tile: Tile) -> None:
+        _scores(G, tile.queries, tile.passages, a, tile.row, tile.column)
+        tiles.gradient(G, tile.row, tile.column, state, upstream)
+
+    return swept_back(fill, a, passages, first)
+
+
+class Tile(NamedTuple):
+    """Of scores, on the way back."""
+
+    row: int  # this process's first query in it,
+    column: int  # the batch's first passage in it,
+    block: Block
+    begin: int  # and where the passages begin in their block
+    queries: Tensor  # [r, d], as they are multiplied
+    passages: Tensor  # [c, d]
+
+
+def swept_back(
+    fill: Callable[[Tensor, Tile], None],  # writes a tile's G = ∂(Σ upstream · loss)/∂S, [r, c] of C
+    a: Arguments,
+    passages: Passages,
+    first: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `gradients` gives, whatever G comes from."""
     C = a.computing
     grid = _Grid(a, passages.total, first)
     buffer = a.queries.new_empty(grid.height * grid.width, dtype=C)
@@ -82,8 +110,8 @@ def gradients(
         for begin, column, p in grid.columns(block):
             of_passages = of_some[: len(p)].zero_()
             for row, q in grid.rows(column, len(p)):
-                G = _scores(buffer, q, p, a, row, column)
-                tiles.gradient(G, row, column, state, upstream)
+                G = buffer[: len(q) * len(p)].view(len(q), len(p))
+                fill(G, Tile(row, column, block, begin, q, p))
                 of_queries[row : row + len(q)].addmm_(G, p)
                 of_passages.addmm_(G.T, q)
             end = begin + len(p)
@@ -127,8 +155,6 @@ class _Grid:
             yield row, prepared(self.a.queries[row : min(row + self.height, end)], self.a.computing, self.a.cosine)
 
 
-def _scores(buffer: Tensor, q: Tensor, p: Tensor, a: Arguments, row: int, column: int) -> Tensor:
-    S = buffer[: len(q) * len(p)].view(len(q), len(p))
+def _scores(S: Tensor, q: Tensor, p: Tensor, a: Arguments, row: int, column: int) -> None:
     torch.mm(q, p.T, out=S)
     hide(S, a.exclude, row, column)
-    return S

@@ -2,6 +2,7 @@
 (wassrank/ops/registration.py): `import wassrank` does not need triton.
 """
 
+from . import from_embeddings
 from .gaussian_wasserstein import GaussianPasses
 from .grade_order import grade_order
 from .level_losses import backward as level_losses_backward
@@ -12,6 +13,7 @@ from .wasserstein_1d import forward as wasserstein_1d
 
 __all__ = [
     "GaussianPasses",
+    "from_embeddings",
     "grade_order",
     "level_losses",
     "level_losses_backward",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import re
 import subprocess
@@ -34,7 +35,7 @@ from wassrank.reference import Terms
 from wassrank.reference.rows import compute_dtype
 from wassrank.tuning import TritonTuning, triton_tuning
 
-from . import aot_gaussian, aot_wasserstein_1d
+from . import aot_embeddings, aot_gaussian, aot_wasserstein_1d
 from .grade_order import plan_sort
 from .launch import ALIGNMENT, WARP, Launch
 from .level_losses import plan_forward
@@ -120,9 +121,13 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+FAMILIES = (aot_gaussian, aot_wasserstein_1d, aot_embeddings)
+"""Modules that have configurations of other losses' kernels."""
+
+
 def launches_of(configuration: str, tuning: TritonTuning) -> dict[str, Launch]:
     """One step's, by kernel."""
-    for others in (aot_gaussian, aot_wasserstein_1d):
+    for others in FAMILIES:
         if configuration in others.CONFIGURATIONS:
             return by_kernel(others.example(**others.CONFIGURATIONS[configuration]))
     return example(tuning, **CONFIGURATIONS[configuration])
@@ -320,7 +325,7 @@ def jobs(capabilities: Sequence[int]) -> Iterator[tuple[str, str, int]]:
     """(kernel, configuration, capability) of all that differ in their code."""
     for capability in capabilities:
         seen = set()
-        for name in (*CONFIGURATIONS, *aot_gaussian.CONFIGURATIONS, *aot_wasserstein_1d.CONFIGURATIONS):
+        for name in itertools.chain(CONFIGURATIONS, *(others.CONFIGURATIONS for others in FAMILIES)):
             for kernel, launch in launches_of(name, triton_tuning(capability)).items():
                 code = (kernel, source(launch).hash(), launch.num_warps)
                 if code not in seen:

@@ -33,12 +33,14 @@ class Launch:
     max_registers: int | None = None
     """A thread's. Left to itself ptxas now and then spills a few bytes to fit one more block on an SM; told a bound, it
     only keeps to that."""
+    num_stages: int | None = None
+    """Of a loop over matrix products: how many turns' operands are in shared memory or on their way there."""
 
     @property
     def options(self) -> dict[str, int]:
         """Of the compiler."""
-        bound = {} if self.max_registers is None else {"maxnreg": self.max_registers}
-        return {"num_warps": self.num_warps, **bound}
+        given = {"num_warps": self.num_warps, "maxnreg": self.max_registers, "num_stages": self.num_stages}
+        return {name: value for name, value in given.items() if value is not None}
 
     def run(self) -> None:
         if 0 not in self.grid:

@@ -102,7 +102,6 @@ def forward_kernel(
     ASKED: tl.constexpr = KL and TARGET == GIVEN
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     inside = row < Q
-    level = tl.arange(0, LEVELS)[None, :]
     scale = float64_scalar(exponent_scale).to(C)
 
     if offsets is None:
@@ -129,31 +128,115 @@ def forward_kernel(
             scores, mask, target if TARGET_COVERS_ROW else None, row, Q, N, K, mask_stride, scale,
             LOGITS, ASKED, ROWS, OTHERS_UNROLL, OTHERS_LANES, OTHERS_VECTOR, C,
         )  # fmt: skip
-        higher = tl.maximum(top, others_top)
-        masses *= exp_below(top, higher, scale).to(tl.float64)[:, None]
-        mass *= exp_below(others_top, higher, scale).to(tl.float64)[:, None]
-        if AFFINE:
-            rise = rise_of_maximum(top, higher).to(tl.float64)
-            others_rise = rise_of_maximum(others_top, higher).to(tl.float64)
-            logits -= counts * rise[:, None]
-            others_logits -= count * others_rise[:, None]
-            asked += others_asked - tl.sum(given, axis=1) * rise - tl.sum(others_given, axis=1) * others_rise
-            entropy += others_entropy
-        top = higher
+        top, masses, logits, asked, entropy, mass, others_logits = with_others(
+            top, masses, counts, logits, given, asked, entropy,
+            others_top, mass, count, others_logits, others_given, others_asked, others_entropy, scale, AFFINE,
+        )  # fmt: skip
+    else:
+        mass, count, others_logits, others_given = None, None, None, None
+    if positives is None:
+        score, positive_level = None, None
+    else:
+        score, positive_level = read_positive(
+            scores, labels, mask, positives, row, at_row, labels_at_row, mask_at_row, Q, own, num_levels, C
+        )
+    conclude(
+        row, inside, top, masses, counts, logits, given, asked, entropy, mass, count, others_logits, others_given,
+        score, positive_level, weight, label_temperatures, position, row_loss, row_weight, state, num_levels, in_batch,
+        float64_scalar(wasserstein), float64_scalar(info_nce), float64_scalar(kl), float64_scalar(p),
+        float64_scalar(tie), float64_scalar(inverse_temperature), float64_scalar(label_temperature),
+        WASSERSTEIN, INFO_NCE, KL, ORDER, TARGET, OTHERS, ROWS, LEVELS,
+    )  # fmt: skip
+
+
+@triton.jit
+def with_others(
+    top: tl.tensor,  # [R]
+    masses: tl.tensor,  # [R, LEVELS]
+    counts: tl.tensor,
+    logits: tl.tensor,
+    given: tl.tensor,
+    asked: tl.tensor,  # [R]
+    entropy: tl.tensor,
+    others_top: tl.tensor,  # [R]
+    mass: tl.tensor,  # [R, 1]
+    count: tl.tensor,
+    others_logits: tl.tensor,
+    others_given: tl.tensor,
+    others_asked: tl.tensor,  # [R]
+    others_entropy: tl.tensor,
+    scale: tl.tensor,  # log2(e) / temperature, of C
+    AFFINE: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    """Two sets of sums relative to one maximum: top, masses, logits, asked and entropy of both sets, mass and
+    others_logits of the other."""
+    higher = tl.maximum(top, others_top)
+    masses *= exp_below(top, higher, scale).to(tl.float64)[:, None]
+    mass *= exp_below(others_top, higher, scale).to(tl.float64)[:, None]
+    if AFFINE:
+        rise = rise_of_maximum(top, higher).to(tl.float64)
+        others_rise = rise_of_maximum(others_top, higher).to(tl.float64)
+        logits -= counts * rise[:, None]
+        others_logits -= count * others_rise[:, None]
+        asked += others_asked - tl.sum(given, axis=1) * rise - tl.sum(others_given, axis=1) * others_rise
+        entropy += others_entropy
+    return higher, masses, logits, asked, entropy, mass, others_logits
+
+
+@triton.jit
+def conclude(
+    row: tl.tensor,  # [R] int64
+    inside: tl.tensor,  # [R] bool
+    top: tl.tensor,  # [R] of C, the row's maximum, which all sums are relative to
+    masses: tl.tensor,  # [R, LEVELS], as all sums float64
+    counts: tl.tensor,
+    logits: tl.tensor,
+    given: tl.tensor,  # [R, LEVELS], or [R, 1] where only its sum is asked for
+    asked: tl.tensor,  # [R], of others too
+    entropy: tl.tensor,
+    mass: tl.tensor,  # [R, 1], others', or None unless OTHERS
+    count: tl.tensor,
+    others_logits: tl.tensor,
+    others_given: tl.tensor,
+    score: tl.tensor,  # [R] of C, the named positive's, or None where the best grade's are positives
+    positive_level: tl.tensor,  # [R]
+    weight: tl.tensor,  # pointers from here on, as in forward_kernel
+    label_temperatures: tl.tensor,
+    position: tl.tensor,
+    row_loss: tl.tensor,
+    row_weight: tl.tensor,
+    state: tl.tensor,
+    num_levels: tl.tensor,
+    in_batch: tl.tensor,
+    wasserstein: tl.tensor,  # float64, as all numbers from here on
+    info_nce: tl.tensor,
+    kl: tl.tensor,
+    p: tl.tensor,
+    tie: tl.tensor,
+    inverse_temperature: tl.tensor,
+    label_temperature: tl.tensor,
+    WASSERSTEIN: tl.constexpr,
+    INFO_NCE: tl.constexpr,
+    KL: tl.constexpr,
+    ORDER: tl.constexpr,
+    TARGET: tl.constexpr,
+    OTHERS: tl.constexpr,
+    ROWS: tl.constexpr,
+    LEVELS: tl.constexpr,
+) -> None:
+    """Of rows' sums their losses and state."""
+    C: tl.constexpr = state.dtype.element_ty
+    AFFINE: tl.constexpr = INFO_NCE or KL
+    level = tl.arange(0, LEVELS)[None, :]
     Z = tl.sum(masses, axis=1)
     if OTHERS:
         Z += tl.sum(mass, axis=1)
     if INFO_NCE:  # before the others are added to a level
         info_nce_Z = tl.where(Z == 0, 1.0, Z)
-        if positives is None:
-            found, info_nce_cost, info_nce_b = best_grade(
-                counts, logits, info_nce_Z, float64_scalar(inverse_temperature), LEVELS
-            )
+        if score is None:
+            found, info_nce_cost, info_nce_b = best_grade(counts, logits, info_nce_Z, inverse_temperature, LEVELS)
         else:
-            score, positive_level = read_positive(
-                scores, labels, mask, positives, row, at_row, labels_at_row, mask_at_row, Q, own, num_levels, C
-            )
-            found, info_nce_cost = one_positive(score, top, info_nce_Z, float64_scalar(inverse_temperature))
+            found, info_nce_cost = one_positive(score, top, info_nce_Z, inverse_temperature)
     if OTHERS:
         masses += tl.where(level == in_batch, mass, 0.0)
         counts += tl.where(level == in_batch, count, 0.0)
@@ -167,7 +250,7 @@ def forward_kernel(
     cost = tl.zeros((ROWS,), tl.float64)
     c = tl.zeros((ROWS, LEVELS), tl.float64)
     if WASSERSTEIN or KL:
-        temperatures = float64_scalar(label_temperature)
+        temperatures = label_temperature
         if label_temperatures is not None:
             temperatures = tl.load(label_temperatures + row, mask=inside, other=1).to(tl.float64)[:, None]
         gains = target_gains(counts, temperatures, TARGET, LEVELS)
@@ -179,23 +262,21 @@ def forward_kernel(
         total = tl.where(nothing, 1.0, total)
         sound &= total - total == 0
     if WASSERSTEIN:
-        factor = tl.where(nothing, 0.0, float64_scalar(wasserstein))
-        transport_cost, potential = grade_wasserstein(
-            masses, Z, t, total, position, num_levels, float64_scalar(p), float64_scalar(tie), ORDER, LEVELS
-        )
+        factor = tl.where(nothing, 0.0, wasserstein)
+        transport_cost, potential = grade_wasserstein(masses, Z, t, total, position, num_levels, p, tie, ORDER, LEVELS)
         cost = factor * transport_cost
         c = (factor / Z)[:, None] * potential
     if AFFINE:
         b = tl.zeros((ROWS, LEVELS), tl.float64)
         f = tl.zeros((ROWS,), tl.float64)
     if KL:
-        factor = tl.where(nothing, 0.0, float64_scalar(kl))
+        factor = tl.where(nothing, 0.0, kl)
         c += (factor / Z)[:, None]
         if TARGET == GIVEN:
-            divergence, kl_f = listwise_kl_given(Z, total, asked, entropy, float64_scalar(inverse_temperature))
+            divergence, kl_f = listwise_kl_given(Z, total, asked, entropy, inverse_temperature)
             f += factor * kl_f
         else:
-            divergence, kl_b = listwise_kl(counts, logits, Z, gains, total, float64_scalar(inverse_temperature))
+            divergence, kl_b = listwise_kl(counts, logits, Z, gains, total, inverse_temperature)
             b += factor[:, None] * kl_b
         cost += factor * divergence
     if AFFINE:
@@ -203,9 +284,9 @@ def forward_kernel(
         b_positive = tl.zeros((ROWS,), tl.float64)
     if INFO_NCE:
         empty &= found == 0
-        factor = tl.where(found == 0, 0.0, float64_scalar(info_nce))
+        factor = tl.where(found == 0, 0.0, info_nce)
         cost += factor * info_nce_cost
-        if positives is None:
+        if score is None:
             b += factor[:, None] * info_nce_b
         else:
             b_positive = tl.sum(tl.where(level == positive_level[:, None], b, 0.0), axis=1) - factor
@@ -215,7 +296,7 @@ def forward_kernel(
     if weight is not None:
         w = tl.load(weight + row, mask=inside, other=0).to(tl.float64)
     # A row that is not sound is NaN throughout, and one with nothing to compare 0, its maximum too.
-    unit = tl.where(sound, w * float64_scalar(inverse_temperature), float("nan"))
+    unit = tl.where(sound, w * inverse_temperature, float("nan"))
     loss = tl.where(empty, 0.0, tl.where(sound, w * cost, float("nan")))
     c = tl.where(empty[:, None], 0.0, unit[:, None] * c)
     at_level = inside[:, None] & (level < num_levels)
@@ -233,9 +314,9 @@ def forward_kernel(
         at_top = state + at_state + num_levels
     tl.store(state + at_state[:, None] + level, c.to(C), mask=at_level)
     tl.store(at_top, tl.where(empty, 0.0, top), mask=inside)
-    tl.store(row_loss + row, loss.to(C), mask=inside)
+    tl.store(row_loss + row, loss.to(row_loss.dtype.element_ty), mask=inside)
     if row_weight is not None:
-        tl.store(row_weight + row, tl.where(empty, 0.0, w).to(C), mask=inside)
+        tl.store(row_weight + row, tl.where(empty, 0.0, w).to(row_weight.dtype.element_ty), mask=inside)
 
 
 def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -208,19 +208,35 @@ def backward_block(
         upstream = upstream * tl.load(grad_loss + row, mask=in_rows, other=0)[:, None]
     else:
         upstream = upstream * tl.load(grad_loss)
+    if AFFINE and target is not None:
+        if TARGET_COVERS_ROW:
+            t = load_target(target, target_at_row[:, None] + column, inside, takes_part)
+        else:
+            t = load_target(target, target_at_row[:, None] + k, own, takes_part)
+        b += f * t
+    gradient = score_gradient(s, takes_part, c, b, top, upstream, exponent_scale, AFFINE)
+    tl.store(grad_scores + at, gradient.to(grad_scores.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def score_gradient(
+    s: tl.tensor,  # [R, B]
+    takes_part: tl.tensor,  # [R, B] bool
+    c: tl.tensor,  # [R, B]
+    b: tl.tensor,  # [R, B], f · T added
+    top: tl.tensor,  # [R]
+    upstream: tl.tensor,  # a scalar or [R, 1]
+    exponent_scale: tl.tensor,  # of C
+    AFFINE: tl.constexpr,
+) -> tl.tensor:
+    """[R, B]"""
     e = tl.exp2((s - top[:, None]) * exponent_scale)
     if AFFINE:
-        if target is not None:
-            if TARGET_COVERS_ROW:
-                t = load_target(target, target_at_row[:, None] + column, inside, takes_part)
-            else:
-                t = load_target(target, target_at_row[:, None] + k, own, takes_part)
-            b += f * t
         # c is 0 all along an empty row; e, relative to no maximum there, may be infinite.
         gradient = tl.where(takes_part, upstream * (tl.where(c != 0, c * e, 0.0) + b), 0.0)
     else:
         gradient = tl.where(takes_part & (c != 0), upstream * c * e, 0.0)
-    tl.store(grad_scores + at, gradient.to(grad_scores.dtype.element_ty), mask=inside)
+    return gradient
 
 
 @triton.jit
