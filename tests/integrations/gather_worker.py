@@ -1,0 +1,84 @@
+"""One of two processes that share a batch: the gradients that DistributedDataParallel gives a model, and the loss, of
+every case; tests/integrations/test_sentence_transformers.py, which starts it, compares them with one process's."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from wassrank.integrations import sentence_transformers as st
+
+B, K, d = 6, 3, 4
+"""Queries, passages a query, the width of an embedding."""
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "rows": ("WassersteinLoss", {"p": 2}),
+    "own passages": ("WassersteinLoss", {"in_batch": None}),
+    "missing": ("WassersteinLoss", {"missing_label": -1}),
+    "several positives": ("InfoNCELoss", {}),
+    "distances": ("ListwiseKLLoss", {"similarity_fct": "euclidean_sim", "scale": 1}),
+    "batch": ("GaussianWassersteinLoss", {"missing_label": -1}),
+    "batch, own passages": ("GaussianWassersteinLoss", {"in_batch": None}),
+    "cached rows": ("CachedWassersteinLoss", {"missing_label": -1, "mini_batch_size": 2}),
+    "cached ring": ("CachedInfoNCELoss", {"mini_batch_size": 2}),
+    "cached batch": ("CachedGaussianWassersteinLoss", {"mini_batch_size": 2}),
+}
+
+
+class Embedder(nn.Module):
+    """What a SentenceTransformer is to a loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(d, d, dtype=torch.float64)
+
+    def __getitem__(self, i: int) -> nn.Module:
+        return self.linear
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"sentence_embedding": self.linear(features["x"])}
+
+
+def batch(missing: bool, rows: slice = slice(None)) -> tuple[list[dict[str, Tensor]], Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    columns = torch.randn(1 + K, B, d, generator=generator, dtype=torch.float64)
+    labels = torch.tensor([[3, 0, 1], [0, 0, 0], [2, 2, 0], [0, 1, 0], [1, 3, 2], [3, 3, 3]])
+    if missing:
+        labels[0, 1], labels[4, 0] = -1, -1
+    return [{"x": column[rows]} for column in columns], labels[rows]
+
+
+def step(name: str, rows: slice = slice(None), shared: bool = False) -> tuple[Tensor, list[Tensor]]:
+    """The loss and the model's gradients."""
+    kind, options = CASES[name]
+    model: nn.Module = Embedder()
+    gather: bool | str = "ring" if name == "cached ring" else True
+    loss = getattr(st, kind)(
+        DistributedDataParallel(model) if shared else model, gather_across_devices=gather, **options
+    )
+    value = loss(*batch("missing_label" in options, rows))
+    value.backward()
+    return value.detach(), [p.grad for p in model.parameters() if p.grad is not None]
+
+
+def main(out: Path) -> None:
+    join = f"file://{out / 'join'}"
+    rank = int(os.environ["RANK"])
+    dist.init_process_group("gloo", init_method=join, rank=rank, world_size=2, timeout=timedelta(seconds=120))
+    half = B // 2
+    found = {name: step(name, slice(rank * half, (rank + 1) * half), shared=True) for name in CASES}
+    torch.save(found, out / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
