@@ -24,6 +24,7 @@ from sentence_transformers.sentence_transformer.losses import (  # noqa: E402
 from sentence_transformers.util import cos_sim, dot_score  # noqa: E402
 
 from wassrank.integrations import sentence_transformers as st  # noqa: E402
+from wassrank.testing import check_adapter  # noqa: E402
 
 from .conftest import falls  # noqa: E402
 from .gather_worker import CASES, step  # noqa: E402
@@ -100,6 +101,14 @@ def test_passages_taken_query_by_query_would_be_another_loss() -> None:
     misread = cos_sim(columns[0], torch.cat(columns[1:]))
     right = st.WassersteinLoss(nn.Identity()).compute_loss_from_embeddings(columns, labels)
     assert abs(wassrank.grade_wasserstein(misread, labels, temperature=0.05) - right) > 0.1
+
+
+@pytest.mark.parametrize("name", ["WassersteinLoss", "CachedWassersteinLoss", "GaussianWassersteinLoss"])
+def test_it_passes_the_check_for_adapters(name: str) -> None:
+    loss = getattr(st, name)(nn.Identity(), scale=2, target="exp2", missing_label=-1)
+    core = CORE[name.removeprefix("Cached")](temperature=1 / 2, target="exp2")
+    call = loss.compute_loss_from_embeddings
+    check_adapter(call, convention="columns", expected=core, padding=-1, similarity="cosine")
 
 
 def test_with_one_positive_it_is_multiple_negatives_ranking(model: Any, sample: list[dict[str, Any]]) -> None:
