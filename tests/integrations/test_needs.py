@@ -8,7 +8,10 @@ import sys
 
 import pytest
 
-NEEDS = {"sentence_transformers": ("sentence_transformers", "st")}
+NEEDS = {
+    "sentence_transformers": ("sentence_transformers", "st"),
+    "cross_encoder": ("sentence_transformers", "st"),
+}
 
 
 @pytest.mark.parametrize("module", NEEDS)
