@@ -14,10 +14,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from wassrank.integrations import multi_vector as mv
 from wassrank.integrations import sentence_transformers as st
 
-B, K, d = 6, 3, 4
-"""Queries, passages a query, the width of an embedding."""
+B, K, d, t = 6, 3, 4, 5
+"""Queries, passages a query, the width of an embedding, tokens a text at most."""
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "rows": ("WassersteinLoss", {"p": 2}),
@@ -30,6 +31,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "cached rows": ("CachedWassersteinLoss", {"missing_label": -1, "mini_batch_size": 2}),
     "cached ring": ("CachedInfoNCELoss", {"mini_batch_size": 2}),
     "cached batch": ("CachedGaussianWassersteinLoss", {"mini_batch_size": 2}),
+    "MaxSim rows": ("WassersteinLoss", {"missing_label": -1, "score_mini_batch_size": 2}),
+    "MaxSim batch": ("GaussianWassersteinLoss", {}),
 }
 
 
@@ -44,17 +47,27 @@ class Embedder(nn.Module):
     def __getitem__(self, i: int) -> nn.Module:
         return self.linear
 
-    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"sentence_embedding": self.linear(features["x"])}
+    def forward(self, features: dict[str, Tensor], task: str | None = None) -> dict[str, Tensor]:
+        if "attention_mask" not in features:
+            return {"sentence_embedding": self.linear(features["x"])}
+        return {"token_embeddings": self.linear(features["x"]), "attention_mask": features["attention_mask"]}
 
 
-def batch(missing: bool, rows: slice = slice(None)) -> tuple[list[dict[str, Tensor]], Tensor]:
+def batch(missing: bool, tokens: bool, rows: slice = slice(None)) -> tuple[list[dict[str, Tensor]], Tensor]:
     generator = torch.Generator().manual_seed(1)
-    columns = torch.randn(1 + K, B, d, generator=generator, dtype=torch.float64)
+    shape = (1 + K, B, t, d) if tokens else (1 + K, B, d)
+    columns = torch.randn(shape, generator=generator, dtype=torch.float64)
     labels = torch.tensor([[3, 0, 1], [0, 0, 0], [2, 2, 0], [0, 1, 0], [1, 3, 2], [3, 3, 3]])
     if missing:
         labels[0, 1], labels[4, 0] = -1, -1
-    return [{"x": column[rows]} for column in columns], labels[rows]
+    if not tokens:
+        return [{"x": column[rows]} for column in columns], labels[rows]
+    real = torch.arange(t) < torch.randint(1, t + 1, (1 + K, B, 1), generator=generator)
+    features = []
+    for column, mask in zip(columns[:, rows], real[:, rows], strict=True):
+        longest = int(mask.sum(-1).max())  # of this process: others' differ
+        features.append({"x": column[:, :longest], "attention_mask": mask[:, :longest].long()})
+    return features, labels[rows]
 
 
 def step(name: str, rows: slice = slice(None), shared: bool = False) -> tuple[Tensor, list[Tensor]]:
@@ -62,10 +75,11 @@ def step(name: str, rows: slice = slice(None), shared: bool = False) -> tuple[Te
     kind, options = CASES[name]
     model: nn.Module = Embedder()
     gather: bool | str = "ring" if name == "cached ring" else True
-    loss = getattr(st, kind)(
+    tokens = name.startswith("MaxSim")
+    loss = getattr(mv if tokens else st, kind)(
         DistributedDataParallel(model) if shared else model, gather_across_devices=gather, **options
     )
-    value = loss(*batch("missing_label" in options, rows))
+    value = loss(*batch("missing_label" in options, tokens, rows))
     value.backward()
     return value.detach(), [p.grad for p in model.parameters() if p.grad is not None]
 

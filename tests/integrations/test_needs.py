@@ -11,6 +11,7 @@ import pytest
 NEEDS = {
     "sentence_transformers": ("sentence_transformers", "st"),
     "cross_encoder": ("sentence_transformers", "st"),
+    "multi_vector": ("sentence_transformers", "st"),
 }
 
 

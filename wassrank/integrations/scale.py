@@ -6,11 +6,8 @@ from typing import Any
 
 from wassrank.functional.checks import check_positive
 
-DEFAULT = 20.0
-"""sentence-transformers': a cosine over a temperature of 0.05."""
 
-
-def scale_of(scale: float | None, options: dict[str, Any]) -> float:
+def scale_of(scale: float | None, options: dict[str, Any], default: float) -> float:
     """What scores are multiplied by; takes `temperature` out of `options`.
 
     Raises:
@@ -23,6 +20,6 @@ def scale_of(scale: float | None, options: dict[str, Any]) -> float:
             )
         check_positive("temperature", temperature, "scores are divided by it")
         return float(1 / temperature)
-    scale = DEFAULT if scale is None else scale
+    scale = default if scale is None else scale
     check_positive("scale", scale, "scores are multiplied by it")
     return scale

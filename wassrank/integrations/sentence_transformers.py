@@ -9,8 +9,8 @@ A dataset's first column is the query, each other text column a passage, the lab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,89 +18,38 @@ from torch import Tensor, nn
 from wassrank import modules
 
 from .citations import GRAD_CACHE, SYCL
-from .in_batch import among_all, whole_batch
-from .labels import split_missing
+from .graded_columns import GradedColumns, Similarity
+from .in_batch import whole_batch
 from .needs import needs
-from .scale import scale_of
 
 with needs("sentence-transformers", "st"):
     from sentence_transformers.base.losses.gradcache import CachedLossMixin
     from sentence_transformers.base.losses.merged_forward import embed_columns
     from sentence_transformers.util import (
-        all_gather,
         all_gather_with_grad,
         cos_sim,
         dot_score,
         euclidean_sim,
-        get_rank,
         get_world_size,
         manhattan_sim,
         similarity_fct_name,
     )
-
-Similarity = Callable[[Tensor, Tensor], Tensor]
 
 SIMILARITIES: dict[str, Similarity] = {f.__name__: f for f in (cos_sim, dot_score, euclidean_sim, manhattan_sim)}
 FROM_EMBEDDINGS = {cos_sim: "cosine", dot_score: "dot"}
 """Those of which scores need not be stored."""
 
 
-class _Loss(nn.Module):
-    """A loss of wassrank as this framework calls it.
-
-    Args:
-        model: the SentenceTransformer.
-        scale: what scores are multiplied by, 1 / temperature; None: 20, this framework's default. `temperature` may be
-            given instead.
-        similarity_fct: scores of queries [B, d] and passages [N, d], a function or the name of one: "cos_sim",
-            "dot_score", "euclidean_sim", "manhattan_sim".
-        gather_across_devices: rank each query against the passages of all processes, which have equally many queries.
-        missing_label: the label that says "no passage here", where queries have different numbers of passages: the
-            text in such a place is embedded (the framework does that) and takes no part. None: every label is a grade.
-        options: those of the wassrank loss: p, label_temperature, target, in_batch (None: a query is compared with its
-            own passages alone), num_levels, …
-
-    Requirements:
-        1. A dataset whose label column holds a list of grades a row, one a passage column: integers from 0 up, or
-           floats (a teacher's scores).
-        2. The same number of passage columns all over; for fewer passages see `missing_label`.
-
-    Inputs:
-        (query, passage_1, …, passage_n) with labels [grade_1, …, grade_n], in any order of grades.
+class _Loss(GradedColumns):
+    """Scores of one embedding a text: `similarity_fct(queries [B, d], passages [N, d])`.
 
     Relations:
         With labels [1, 0, …, 0] `InfoNCELoss` is MultipleNegativesRankingLoss. The others tell grades apart. The
         Cached… form gives the same loss and reaches larger batches.
     """
 
-    core: ClassVar[type[modules._Loss]]
-    of_the_batch: ClassVar[bool] = False  # a statistic of all processes' rows, no mean over rows
-    ways: ClassVar[tuple[bool | str, ...]] = (False, True)  # to gather
-
-    wassrank: modules._Loss
-
-    def __init__(
-        self,
-        model: nn.Module,
-        scale: float | None = None,
-        similarity_fct: Similarity | str = cos_sim,
-        gather_across_devices: bool | str = False,
-        missing_label: int | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.scale = scale_of(scale, options)
-        self.similarity_fct = _similarity(similarity_fct)
-        self.gather_across_devices = gather_across_devices
-        self.missing_label = missing_label
-        if gather_across_devices not in self.ways:
-            raise ValueError(f"gather_across_devices must be one of {self.ways}, got {gather_across_devices!r}")
-        if "gather" in options or "group" in options:
-            raise TypeError("passages are shared by all processes or none: pass gather_across_devices=True")
-        if options.get("reduction", "mean") == "none":
-            raise ValueError("the trainer takes one number a batch: reduction must be 'mean' or 'sum', got 'none'")
-        self.wassrank = type(self).core(temperature=1 / self.scale, **options)
+    similarities = SIMILARITIES
+    default_scale = 20.0  # this framework's: a cosine over a temperature of 0.05
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
         return self.compute_loss_from_embeddings(embed_columns(self.model, sentence_features), labels)
@@ -108,100 +57,25 @@ class _Loss(nn.Module):
     def compute_loss_from_embeddings(
         self,
         embeddings: list[Tensor],  # [B, d] of each column: the queries, their first passages, their second, …
-        labels: Tensor,  # [B, n passages]
+        labels: Tensor | None,  # [B, n passages]
     ) -> Tensor:
-        queries, passages, grades, mask = self._batch(embeddings, labels)
-        in_batch = self.wassrank.options["in_batch"]
-        # Without other queries' passages a mean over rows has no use for other processes'.
-        gathers = self.gather_across_devices and get_world_size() > 1 and (self.of_the_batch or in_batch is not None)
-        if gathers:
+        grades, mask = self.graded(len(embeddings) - 1, labels)
+        queries, passages = query_major(embeddings)
+        if self.gathers():
             passages = all_gather_with_grad(passages)
-        scores = self._scores(queries, passages)
-        if not gathers:
-            return self._core(scores, grades, mask=mask)
-        if self.of_the_batch:
-            return whole_batch(self._core(scores, grades, mask=mask, gather=True), get_world_size())
-        if mask is not None:
-            mask = all_gather(mask)
-        return self._core(*among_all(scores, grades, get_rank(), get_world_size()), mask=mask)
-
-    def _core(self, scores: Tensor, grades: Tensor, **given: Any) -> Tensor:
-        loss: Tensor = self.wassrank(scores, grades, **given)
-        return loss
-
-    def _scores(self, queries: Tensor, passages: Tensor) -> Tensor:
-        """In float32, under autocast too: a bfloat16 cosine of 0.9 is off by up to 0.002, 0.04 once scaled by 20."""
+        # In float32, under autocast too: a bfloat16 cosine of 0.9 is off by up to 0.002, 0.04 once scaled by 20.
         with torch.autocast(queries.device.type, enabled=False):
             if queries.dtype != torch.float64:
                 queries, passages = queries.float(), passages.float()
-            scores: Tensor = self.similarity_fct(queries, passages)
-        return scores
-
-    def _batch(self, embeddings: list[Tensor], labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Queries [B, d], their passages query-major [B·n, d], grades [B, n] and which are real.
-
-        The framework has the passages column by column, all queries' first ones, then all second ones: here a query's
-        own stand together, as the losses want them."""
-        columns = embeddings[1:]
-        if not columns:
-            raise ValueError(
-                f"{type(self).__name__} got one text column: the dataset needs the query's column first, then at "
-                f"least one passage column"
-            )
-        if labels is None:
-            raise ValueError(
-                f"{type(self).__name__} needs grades: add a column named 'label' that holds a list of {len(columns)} "
-                f"grades a row, one for each of the passage columns"
-            )
-        if labels.dim() == 1 and len(columns) == 1:
-            labels = labels.unsqueeze(1)
-        if labels.dim() != 2 or labels.shape[1] != len(columns):
-            held = f"{labels.shape[1]} grades" if labels.dim() == 2 else "one number"
-            raise ValueError(
-                f"{type(self).__name__}: the dataset has {len(columns)} passage columns behind the query and its label "
-                f"column holds {held} a row (labels {tuple(labels.shape)}): make it a list of {len(columns)} grades, "
-                f"in the order of the columns; where a row has fewer passages, give the rest an empty text and the "
-                f"label missing_label=…"
-            )
-        if len(columns) == 1 and self.wassrank.options["in_batch"] is None:
-            raise ValueError(
-                f"{type(self).__name__}: one passage a query and in_batch=None leave nothing to rank it against, the "
-                f"loss would always be 0: add passage columns, or let other queries' passages count (in_batch=0)"
-            )
-        grades, mask = split_missing(labels, self.missing_label)
-        return embeddings[0], torch.stack(columns, 1).flatten(0, 1), grades, mask
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """What made this loss, in plain values: WassersteinLoss(model, **config) makes it again, unless similarity_fct
-        is a function of one's own, of which this has the name."""
-        held = {
-            name: value
-            for name, value in self.wassrank.options.items()
-            if (name not in ("temperature", "gather", "group") and value is not None) or name == "in_batch"
-        }
-        return {
-            "scale": self.scale,
-            "similarity_fct": similarity_fct_name(self.similarity_fct),
-            "gather_across_devices": self.gather_across_devices,
-            "missing_label": self.missing_label,
-            **held,
-        }
-
-    @property
-    def temperature(self) -> float:
-        return 1 / self.scale
-
-    @property
-    def citation(self) -> str:
-        return SYCL
+            return self.of_scores(self.similarity_fct(queries, passages), grades, mask)
 
 
-def _similarity(given: Similarity | str) -> Similarity:
-    if not isinstance(given, str):
-        return given
-    if given not in SIMILARITIES:
-        raise ValueError(f"similarity_fct must be a function or one of {tuple(SIMILARITIES)}, got {given!r}")
-    return SIMILARITIES[given]
+def query_major(columns: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Queries [B, d] and their passages [B·n, d].
+
+    The framework has passages column by column, all queries' first ones, then all second ones: here a query's own stand
+    together, as the losses want them."""
+    return columns[0], torch.stack(columns[1:], 1).flatten(0, 1)
 
 
 class WassersteinLoss(_Loss):
@@ -254,7 +128,7 @@ class _Cached(CachedLossMixin, _Loss):  # type: ignore[misc]  # mypy does not fo
         self,
         model: nn.Module,
         scale: float | None = None,
-        similarity_fct: Similarity | str = cos_sim,
+        similarity_fct: Similarity | str | None = None,
         gather_across_devices: bool | str = False,
         missing_label: int | None = None,
         mini_batch_size: int = 32,
@@ -292,14 +166,15 @@ class _Cached(CachedLossMixin, _Loss):  # type: ignore[misc]  # mypy does not fo
         return loss
 
     def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor | None) -> Tensor:
-        queries, passages, grades, mask = self._batch(embeddings, labels)
+        grades, mask = self.graded(len(embeddings) - 1, labels)
+        queries, passages = query_major(embeddings)
         if grades.is_floating_point() and not self.of_the_batch:
             raise TypeError(
                 f"{type(self).__name__} takes integer grades, the label column holds {grades.dtype}: cast it, "
                 f"dataset.cast_column('label', Sequence(Value('int64'))), or take "
                 f"{type(self).__name__.removeprefix('Cached')}"
             )
-        gather = get_world_size() > 1 and self.gather_across_devices
+        gather = self.gathers() and self.gather_across_devices
         similarity = FROM_EMBEDDINGS[self.similarity_fct]
         loss = self.wassrank.from_embeddings(queries, passages, grades, mask=mask, similarity=similarity, gather=gather)
         return whole_batch(loss, get_world_size()) if gather else loss
