@@ -13,6 +13,7 @@ NEEDS = {
     "cross_encoder": ("sentence_transformers", "st"),
     "multi_vector": ("sentence_transformers", "st"),
     "trove": ("trove", "trove"),
+    "tevatron": ("tevatron", "tevatron"),
 }
 
 

@@ -106,11 +106,7 @@ def test_its_retriever_learns(alias: str, minilm: str, sample: list[dict[str, An
     assert falls(losses), losses
 
 
-@pytest.mark.skipif(
-    int(transformers.__version__.split(".")[0]) >= 5,
-    reason="Trove 0.0.2's trainer fails on transformers 5; this ran with 4.57.6",
-)
-def test_its_trainer_learns_and_saves(minilm: str, sample: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_its_trainer_learns(minilm: str, sample: list[dict[str, Any]], tmp_path: Path) -> None:
     arguments = RetrievalTrainingArguments(
         output_dir=str(tmp_path),
         max_steps=20,
@@ -122,18 +118,18 @@ def test_its_trainer_learns_and_saves(minilm: str, sample: list[dict[str, Any]],
         remove_unused_columns=False,
         disable_tqdm=True,
     )
-    trainer = RetrievalTrainer(
-        model=retriever(minilm, "wassrank", target="linear"),
-        args=arguments,
-        data_collator=Collator(minilm),
-        train_dataset=sample[:4],
-    )
+    model = retriever(minilm, "wassrank", target="linear")
+    trainer = RetrievalTrainer(model=model, args=arguments, data_collator=Collator(minilm), train_dataset=sample[:4])
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert len(losses) == 20
     assert falls(losses), losses
+    if int(transformers.__version__.split(".")[0]) >= 5:
+        pytest.skip("it learned; Trove 0.0.2 cannot save with transformers 5, whose arguments have no save_safetensors")
     trainer.save_model(str(tmp_path / "model"))
-    assert (tmp_path / "model" / "config.json").is_file()
+    again = transformers.AutoModel.from_pretrained(tmp_path / "model")
+    for name, parameter in model.encoder.model.named_parameters():
+        assert torch.equal(again.get_parameter(name), parameter)
 
 
 def test_model_arguments_make_the_same_loss_again() -> None:
