@@ -96,6 +96,7 @@ def test_own_passages_alone_are_what_kd_scores_give(encoder: Any, sample: list[d
     torch.testing.assert_close(own, mv.WassersteinLoss(encoder, in_batch=None)(inputs, labels), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.full
 def test_the_frameworks_trainer_learns(encoder: Any, sample: list[dict[str, Any]], tmp_path: Path) -> None:
     columns = {f"passage_{k}": [row["passages"][k] for row in sample[:4]] for k in range(4)}
     rows = Dataset.from_dict(

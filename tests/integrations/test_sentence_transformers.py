@@ -198,7 +198,9 @@ def train(loss: nn.Module, model: Any, rows: Any, folder: Path, steps: int = 20,
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    "name", [name if name == "WassersteinLoss" else pytest.param(name, marks=pytest.mark.full) for name in LOSSES]
+)
 def test_the_frameworks_trainer_learns(name: str, model: Any, sample: list[dict[str, Any]], tmp_path: Path) -> None:
     losses = train(getattr(st, name)(model, **LOSSES[name]), model, dataset(sample[:8]), tmp_path)
     assert len(losses) == 20
@@ -208,6 +210,7 @@ def test_the_frameworks_trainer_learns(name: str, model: Any, sample: list[dict[
     assert "Multiple Levels of Relevance" in card
 
 
+@pytest.mark.full
 def test_it_learns_inside_matryoshka(model: Any, sample: list[dict[str, Any]], tmp_path: Path) -> None:
     loss = MatryoshkaLoss(model, st.WassersteinLoss(model, target="linear"), [384, 64])
     assert falls(train(loss, model, dataset(sample[:8]), tmp_path))
