@@ -1,0 +1,77 @@
+"""Exact nearest neighbours by inner product, in blocks, so that N may be millions: on any device, or by FAISS.
+
+top_k(queries [Q, d], passages [N, d], k)  →  scores [Q, k], positions [Q, k], best first
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.errors import InputError
+
+ENGINES = ("torch", "faiss")
+
+QUERY_BLOCK = 1024
+PASSAGE_BLOCK = 1 << 16  # scores of 256 MiB at a time
+
+
+def top_k(
+    queries: Tensor,  # [Q, d]
+    passages: Tensor,  # [N, d], on the CPU; may be mapped from a file, it is read once
+    k: int,
+    device: torch.device | str = "cpu",
+    engine: str = "torch",
+) -> tuple[Tensor, Tensor]:  # [Q, min(k, N)] scores and positions, on the CPU
+    """The k passages of the highest inner products with each query.
+
+    Raises:
+        InputError: queries and passages of different dimension, values that are not finite, FAISS asked for and not
+            installed.
+    """
+    if queries.shape[1] != passages.shape[1]:
+        raise InputError(f"queries have {queries.shape[1]} dimensions and passages {passages.shape[1]}: two models?")
+    k = min(k, len(passages))
+    _check_finite(queries, "queries")
+    if engine == "faiss":
+        return _faiss(queries, passages, k)
+    queries = queries.to(device)
+    scores = torch.full((len(queries), k), -torch.inf, device=device)
+    positions = torch.zeros((len(queries), k), dtype=torch.int64, device=device)
+    for first in range(0, len(passages), PASSAGE_BLOCK):
+        block = passages[first : first + PASSAGE_BLOCK].to(device)
+        _check_finite(block, "passages")
+        for start in range(0, len(queries), QUERY_BLOCK):
+            rows = slice(start, start + QUERY_BLOCK)
+            best = (queries[rows] @ block.T).topk(min(k, len(block)), dim=1)
+            if first == 0 and len(block) >= k:
+                scores[rows], positions[rows] = best
+                continue
+            # Of k found before and k of this block the best k.
+            both = torch.cat([scores[rows], best.values], dim=1)
+            where = torch.cat([positions[rows], best.indices + first], dim=1)
+            scores[rows], kept = both.topk(k, dim=1)
+            positions[rows] = where.gather(1, kept)
+    return scores.cpu(), positions.cpu()
+
+
+def _check_finite(embeddings: Tensor, what: str) -> None:
+    if not torch.isfinite(embeddings).all():
+        raise InputError(f"embeddings of {what} are not finite: the model has diverged")
+
+
+def _faiss(queries: Tensor, passages: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    try:
+        faiss: Any = importlib.import_module("faiss")
+    except ImportError as error:
+        raise InputError("FAISS is not installed: pip install faiss-cpu, or search with torch") from error
+    index = faiss.IndexFlatIP(passages.shape[1])
+    for first in range(0, len(passages), PASSAGE_BLOCK):
+        block = passages[first : first + PASSAGE_BLOCK]
+        _check_finite(block, "passages")
+        index.add(block.numpy())
+    scores, positions = index.search(queries.numpy(), k)
+    return torch.from_numpy(scores), torch.from_numpy(positions)
