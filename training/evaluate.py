@@ -109,9 +109,10 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", action=argparse.BooleanOptionalAction, default=True, help=cached)
 
 
-def search_from(options: argparse.Namespace) -> Search:
+def search_from(options: argparse.Namespace, depth: int = DEPTH) -> Search:
     """What the options of `add_search_options` say."""
     return Search(
+        depth=depth,
         identical=options.identical_ids == "keep",
         engine=options.search,
         cache=cache_folder() if options.cache else None,
