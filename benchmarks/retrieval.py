@@ -29,7 +29,7 @@ from training.search import top_k
 HERE = Path(__file__).parent
 SAMPLE = HERE.parent / "training" / "sample"
 DIMENSION = 384  # MiniLM's
-SLICE = 2048  # queries
+SLICE = 512  # queries: seconds
 BARE_BLOCK = 256  # queries of the blocked product
 BATCH = 32
 ROUNDS = 8
@@ -112,14 +112,16 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=10_000)
     parser.add_argument("--passages", type=int, default=1_000_000)
     parser.add_argument("--k", type=int, default=DEPTH)
-    parser.add_argument("--texts", type=int, default=128)
+    parser.add_argument("--texts", type=int, default=64)
     parser.add_argument("--output", type=Path, default=HERE / "results" / f"retrieval-{machine.today()}.json")
     options = parser.parse_args()
     torch.set_num_threads(machine.THREADS)
-    rows = [encoding(options.texts), search(options.queries, options.passages, options.k)]
+    rows = []
+    for row in (partial(encoding, options.texts), partial(search, options.queries, options.passages, options.k)):
+        rows.append(row())
+        print(rows[-1], flush=True)
     text = json.dumps({"machine": machine.describe(), "rows": rows}, indent=1)
     options.output.write_text(text + "\n", encoding="utf-8")
-    print(text)
 
 
 if __name__ == "__main__":
