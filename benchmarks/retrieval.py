@@ -29,7 +29,7 @@ from training.search import top_k
 HERE = Path(__file__).parent
 SAMPLE = HERE.parent / "training" / "sample"
 DIMENSION = 384  # MiniLM's
-SLICE = 512  # queries: seconds
+SLICE = 1024  # queries: half a minute
 BARE_BLOCK = 256  # queries of the blocked product
 BATCH = 32
 ROUNDS = 8

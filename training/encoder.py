@@ -75,7 +75,7 @@ class BiEncoder(nn.Module):
                 source,
                 use_safetensors=True,
                 trust_remote_code=False,
-                ignore_mismatched_sizes=True,
+                ignore_mismatched_sizes=True,  # told below, in one line
                 output_loading_info=True,
             )
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)

@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,17 +148,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"equal ids are chance here, say --identical-ids keep",
                 file=sys.stderr,
             )
-        if options.from_run is not None:
-            run: Run = read_run(options.from_run)
-            run = run if search.identical else without_identical(run, search.depth)
-        else:
-            encoder = encoder_from(options).to("cuda" if torch.cuda.is_available() else "cpu")
-            bar = "embedding the corpus"
-            run = retrieve(encoder, collection, list(qrels), options.batch_size, bar, search)
-        quality = measure(rankings(run), qrels, options.relevant_grade)
-        if options.run is not None:
-            with staged_file(options.run) as file:
-                write_run(file, run, Path(options.model or "minilm").name)
+        # Before the corpus is embedded: that the run cannot be written is known at once.
+        with staged_file(options.run) if options.run is not None else nullcontext() as file:
+            if options.from_run is not None:
+                run: Run = read_run(options.from_run)
+                run = run if search.identical else without_identical(run, search.depth)
+            else:
+                encoder = encoder_from(options).to("cuda" if torch.cuda.is_available() else "cpu")
+                bar = "embedding the corpus"
+                run = retrieve(encoder, collection, list(qrels), options.batch_size, bar, search)
+            quality = measure(rankings(run), qrels, options.relevant_grade)
+            if file is not None:
+                write_run(file, run, "_".join(Path(options.model or "minilm").name.split()))
         print(json.dumps({"split": options.split, "queries": len(quality.of_query)} | quality.means()))
 
     return exit_status(command)

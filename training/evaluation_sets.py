@@ -11,6 +11,7 @@ dataset on the hub ("owner/name:path"). `split` is test unless told, `relevant_g
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,14 @@ def check_relevant(collection: Collection, split: str, relevant_grade: int, name
         )
 
 
+def check_name(name: str, where: str) -> None:
+    """Raises:
+    InputError: a name that cannot be a file's in a result, or a run's.
+    """
+    if re.fullmatch(r"\w[\w.-]*", name) is None:
+        raise InputError(f"{where}: a name has letters, digits, '.', '_' and '-' only, got {name!r}")
+
+
 def read_sets(file: Path, only: Sequence[str] = ()) -> list[EvaluationSet]:
     """The sets of a file, or those named.
 
@@ -100,6 +109,7 @@ def read_sets(file: Path, only: Sequence[str] = ()) -> list[EvaluationSet]:
 
 def _set(name: str, fields: Any, file: Path) -> EvaluationSet:
     where = f"{file}: {name}"
+    check_name(name, str(file))
     if not isinstance(fields, Mapping) or "data" not in fields:
         raise InputError(f"{where}: must be a mapping with the key data")
     known = (*_PATHS, "split", "relevant_grade")

@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -167,7 +168,10 @@ def _command(options: argparse.Namespace) -> None:
     encoder = None
     if dense or options.margin is not None:
         encoder = encoder_from(options).to("cuda" if torch.cuda.is_available() else "cpu")
-    with staged_file(options.output) as file:
+    with (
+        staged_file(options.output) as file,
+        staged_file(options.run) if options.run is not None else nullcontext() as run_file,
+    ):
         search = search_from(options, options.depth)
         if dense:
             assert encoder is not None
@@ -188,9 +192,8 @@ def _command(options: argparse.Namespace) -> None:
             lines.write(HEADER + "\n")
             for query, passages in mined.items():
                 lines.writelines(f"{query}\t{passage}\t{options.grade}\n" for passage in passages)
-        if options.run is not None:
-            with staged_file(options.run) as run_file:
-                write_run(run_file, run, options.engine)
+        if run_file is not None:
+            write_run(run_file, run, options.engine)
     print(json.dumps(asdict(counts)))
 
 

@@ -30,13 +30,12 @@ def top_k(
     """The k passages of the highest inner products with each query.
 
     Raises:
-        InputError: queries and passages of different dimension, values that are not finite, FAISS asked for and not
+        InputError: queries and passages of different dimension, scores that are not finite, FAISS asked for and not
             installed.
     """
     if queries.shape[1] != passages.shape[1]:
         raise InputError(f"queries have {queries.shape[1]} dimensions and passages {passages.shape[1]}: two models?")
     k = min(k, len(passages))
-    _check_finite(queries, "queries")
     if engine == "faiss":
         return _faiss(queries, passages, k)
     queries = queries.to(device)
@@ -45,7 +44,6 @@ def top_k(
     size = math.ceil(len(passages) / math.ceil(len(passages) / PASSAGE_BLOCK))  # of equal blocks
     for first in range(0, len(passages), size):
         block = passages[first : first + size].to(device)
-        _check_finite(block, "passages")
         for start in range(0, len(queries), QUERY_BLOCK):
             rows = slice(start, start + QUERY_BLOCK)
             best = (queries[rows] @ block.T).topk(min(k, len(block)), dim=1)
@@ -57,12 +55,13 @@ def top_k(
             where = torch.cat([positions[rows], best.indices + first], dim=1)
             scores[rows], kept = both.topk(k, dim=1)
             positions[rows] = where.gather(1, kept)
+    _check_finite(scores)  # to topk NaN is above all numbers: one anywhere is found
     return scores.cpu(), positions.cpu()
 
 
-def _check_finite(embeddings: Tensor, what: str) -> None:
-    if not torch.isfinite(embeddings).all():
-        raise InputError(f"embeddings of {what} are not finite: the model has diverged")
+def _check_finite(values: Tensor) -> None:
+    if not torch.isfinite(values).all():
+        raise InputError("embeddings are not finite: the model has diverged")
 
 
 def _faiss(queries: Tensor, passages: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -70,10 +69,11 @@ def _faiss(queries: Tensor, passages: Tensor, k: int) -> tuple[Tensor, Tensor]:
         faiss: Any = importlib.import_module("faiss")
     except ImportError as error:
         raise InputError("FAISS is not installed: pip install faiss-cpu, or search with torch") from error
+    _check_finite(queries)  # FAISS never finds what has a NaN
     index = faiss.IndexFlatIP(passages.shape[1])
     for first in range(0, len(passages), PASSAGE_BLOCK):
         block = passages[first : first + PASSAGE_BLOCK]
-        _check_finite(block, "passages")
+        _check_finite(block)
         index.add(block.numpy())
     scores, positions = index.search(queries.numpy(), k)
     return torch.from_numpy(scores), torch.from_numpy(positions)

@@ -23,7 +23,7 @@ from scipy import stats
 
 from training.cli import OneLineErrors, exit_status
 from training.errors import InputError
-from training.evaluation_sets import check_relevant, open_collection
+from training.evaluation_sets import check_name, check_relevant, open_collection
 from training.measures import MAIN, MEASURES, RELEVANT_GRADE, check_relevant_grade, measure
 from training.runs import rankings, read_run, without_identical
 from training.tables import markdown_table
@@ -141,12 +141,13 @@ def named(texts: Sequence[str], option: str) -> dict[str, str]:
     """What options of the form NAME=PATH, or PATH alone, name: name → path.
 
     Raises:
-        InputError: two have one name.
+        InputError: two have one name, or one's name cannot name a file.
     """
     found: dict[str, str] = {}
     for text in texts:
         name, equals, path = text.partition("=")
-        name, path = (name, path) if equals else (Path(text).stem, text)
+        name, path = (name, path) if equals else (Path(text).name.removesuffix(".trec"), text)
+        check_name(name, option)
         if name in found:
             raise InputError(f"{option}: two are called {name!r}: give names, NAME=PATH")
         found[name] = path

@@ -51,6 +51,7 @@ def test_no_run_file_is_overwritten(
     arguments = ["--data", str(collection_folder), "--model", str(model_folder), "--run", str(tmp_path / "run.trec")]
     assert evaluate.main(arguments) == 1
     assert "is there already" in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()  # known before anything was embedded
     assert (tmp_path / "run.trec").read_text(encoding="utf-8") == "mine"
 
 

@@ -95,6 +95,7 @@ def test_a_sets_own_queries_and_judgements_are_read(hub: Path, tmp_path: Path) -
         ("a: {data: x, relevant_grade: 0}", "relevant_grade: must be an integer of at least 1"),
         ("a: {data: 3}", "data: must be a text"),
         ("a: {data: x}\na: {data: y}", "the key 'a' comes twice"),
+        ("../a: {data: x}", "letters, digits"),
         ("a: {data: x}", "has no 'b'; there are a"),
     ],
 )

@@ -31,13 +31,14 @@ def test_blocks_find_what_a_sort_of_all_scores_finds(k: int) -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_embeddings_that_are_no_numbers_are_refused() -> None:
-    passages = torch.randn(12, 4)
-    passages[11, 2] = torch.nan
-    with pytest.raises(InputError, match="passages are not finite"):
-        top_k(torch.randn(2, 4), passages, 3)
-    with pytest.raises(InputError, match="queries are not finite"):
-        top_k(torch.full((1, 4), torch.inf), torch.randn(3, 4), 3)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("where", ["queries", "passages"])
+def test_embeddings_that_are_no_numbers_are_refused(value: float, where: str) -> None:
+    torch.manual_seed(0)
+    queries, passages = torch.randn(4, 4), torch.randn(12, 4)
+    (queries if where == "queries" else passages)[-1, 2] = value
+    with pytest.raises(InputError, match="not finite"):
+        top_k(queries, passages, 3)
 
 
 def test_two_models_embeddings_are_refused() -> None:

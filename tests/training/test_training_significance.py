@@ -55,7 +55,7 @@ def test_corrections_are_as_computed_by_hand() -> None:
 
 
 def test_many_runs_without_a_difference_are_seldom_called_different() -> None:
-    """Of 200 comparisons of six equal systems, uncorrected tests make a false claim most times; Holm's in 5 %."""
+    """Sixty times six equal systems: uncorrected tests make a false claim most times, Holm's in 5 %."""
     rng = np.random.default_rng(3)
     uncorrected = claimed = 0
     for _ in range(60):
@@ -84,6 +84,10 @@ def test_runs_that_cannot_be_compared_are_refused() -> None:
         differences({"a": of_query([1.0]), "b": of_query([0.0])})
     with pytest.raises(InputError, match="two are called 'x'"):
         named(["a/x.trec", "b/x.trec"], "--run")
+    for text in ("../x=a.trec", "my run.trec", "=a.trec"):
+        with pytest.raises(InputError, match="letters, digits"):
+            named([text], "--run")
+    assert named(["a/v1.5"], "--model") == {"v1.5": "a/v1.5"}
     assert named(["a/x.trec", "y=b/x.trec"], "--run") == {"x": "a/x.trec", "y": "b/x.trec"}
 
 
