@@ -76,6 +76,7 @@ def draw(results: Results, measure_name: str, path: Path) -> None:
             ],
             capsize=3,
             color=COLOURS[number % len(COLOURS)],
+            hatch="//" * (number // len(COLOURS)),
             label=model,
         )
     axes.set_xticks(range(len(results)), list(results), rotation=0 if len(results) < 6 else 45)
@@ -84,7 +85,7 @@ def draw(results: Results, measure_name: str, path: Path) -> None:
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
     axes.set_title("whiskers: ± 1 standard error over the queries", fontsize=10, loc="left")
-    axes.legend(fontsize=9)
+    figure.legend(fontsize=9, loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=150)
 
 

@@ -128,13 +128,17 @@ def table(found: Sequence[Difference]) -> str:
             f"{one.first} − {one.second}",
             f"{one.mean:+.4f}",
             f"{one.low:+.4f} … {one.high:+.4f}",
-            f"{one.p_t:.4f}",
-            f"{one.p_randomisation:.4f}",
-            f"{one.p_corrected:.4f}{'*' if one.significant else ' '}",
+            _p(one.p_t),
+            _p(one.p_randomisation),
+            _p(one.p_corrected) + ("*" if one.significant else " "),
         )
         for one in found
     ]
     return markdown_table(header, lines, words=(0,))
+
+
+def _p(value: float) -> str:
+    return "<0.0001" if value < 0.0001 else f"{value:.4f}"
 
 
 def named(texts: Sequence[str], option: str) -> dict[str, str]:
