@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -90,20 +90,19 @@ def mine(
 def similarities_of(
     encoder: BiEncoder,
     collection: Collection,
-    run: Run,
-    qrels: Qrels,
+    wanted: Mapping[str, Iterable[str]],
     batch_size: int = 32,
     progress: str | None = None,
 ) -> dict[str, dict[str, float]]:
-    """query → passage → the encoder's score, of all passages found or judged for the query; no others are embedded."""
-    wanted = {query: list({**run.get(query, {}), **qrels[query]}) for query in qrels}
-    passages = sorted({passage for listed in wanted.values() for passage in listed})
+    """query → passage → the encoder's score, of the passages wanted for each query; no others are embedded."""
+    listed = {query: list(passages) for query, passages in wanted.items()}
+    passages = sorted({passage for of_query in listed.values() for passage in of_query})
     place = {passage: position for position, passage in enumerate(passages)}
     embedded = embeddings(encoder, [collection.corpus[passage] for passage in passages], batch_size, progress)
-    asked = encoder.encode([collection.queries[query] for query in wanted], batch_size)
+    asked = encoder.encode([collection.queries[query] for query in listed], batch_size)
     return {
-        query: dict(zip(listed, (embedded[[place[one] for one in listed]] @ vector).tolist(), strict=True))
-        for (query, listed), vector in zip(wanted.items(), asked, strict=True)
+        query: dict(zip(of_query, (embedded[[place[one] for one in of_query]] @ vector).tolist(), strict=True))
+        for (query, of_query), vector in zip(listed.items(), asked, strict=True)
     }
 
 
@@ -182,7 +181,11 @@ def _command(options: argparse.Namespace) -> None:
         similarities = None
         if encoder is not None and options.margin is not None:
             bar = "looking for unjudged positives"
-            similarities = similarities_of(encoder, collection, run, judgements, options.batch_size, bar)
+            # A dense run's scores are this encoder's: only what is judged has none yet.
+            known = run if dense else {query: {} for query in queries}
+            wanted = {query: judgements[query] if dense else {**run[query], **judgements[query]} for query in queries}
+            scored = similarities_of(encoder, collection, wanted, options.batch_size, bar)
+            similarities = {query: {**known[query], **scored[query]} for query in queries}
         mined, counts = mine(
             run, judgements, options.negatives, similarities, options.relevant_grade, options.margin or 0.0
         )

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from training import bm25, mine
 from training.bm25 import NoLuceneError
 from training.data import read_collection
+from training.encoder import BiEncoder
 from training.errors import InputError
 from training.groups import GradedGroups
 from training.runs import read_run
@@ -49,6 +51,18 @@ def test_the_margin_is_below_a_negative_score_too() -> None:
 
 def test_a_query_without_a_positive_has_nothing_to_be_like() -> None:
     assert mine.mine(RUN, {"q": {"judged": 1}}, 2, SIMILARITIES)[0] == {"q": ["pos", "like"]}
+
+
+def test_similarities_are_the_encoders_scores(collection_folder: Path, tiny_encoder: Callable[..., BiEncoder]) -> None:
+    collection, encoder = read_collection(collection_folder, ["train"]), tiny_encoder()
+    wanted = {"q1": ["q5_g2", "q0_g1"], "q0": ["q5_g2"]}
+    found = mine.similarities_of(encoder, collection, wanted)
+    for query, passages in wanted.items():
+        assert list(found[query]) == passages
+        asked = encoder.encode([collection.queries[query]])[0]
+        for passage in passages:
+            alone = encoder.encode([collection.corpus[passage]])[0]
+            assert found[query][passage] == pytest.approx(float(asked @ alone), abs=1e-5)
 
 
 def test_dense_negatives_become_a_source_to_train_on(
