@@ -45,9 +45,13 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
 
 # Where it is used: a command without an encoder need not wait for torch.
 def add_encoder_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default=None, help="model folder or hub name (default: the bundled MiniLM)")
+    add_pooling_options(parser)
+
+
+def add_pooling_options(parser: argparse.ArgumentParser) -> None:
     from training.encoder import POOLINGS
 
-    parser.add_argument("--model", default=None, help="model folder or hub name (default: the bundled MiniLM)")
     parser.add_argument("--pooling", choices=POOLINGS, default=None, help="default: as the model was saved, else mean")
     parser.add_argument(
         "--normalize",

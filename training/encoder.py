@@ -71,11 +71,18 @@ class BiEncoder(nn.Module):
         given = {"pooling": pooling, "normalize": normalize, "max_length": max_length}
         settings |= {name: value for name, value in given.items() if value is not None}
         try:
-            encoder = AutoModel.from_pretrained(source, use_safetensors=True, trust_remote_code=False)
+            encoder, loading = AutoModel.from_pretrained(
+                source,
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # told below, in one line
+                output_loading_info=True,
+            )
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError) as error:  # what transformers raises for an unknown or unusable model
             kind = "" if Path(source).is_dir() else "no such folder; as a hub name: "
             raise InputError(f"cannot load the encoder {str(source)!r}: {kind}{first_line(error)}") from error
+        _check_weights(source, loading)
         return cls(encoder, tokenizer, **settings)
 
     def save_pretrained(self, folder: Path) -> None:
@@ -124,6 +131,17 @@ class BiEncoder(nn.Module):
             embeddings.append(self.embed(dict(tokens)).float().cpu())
         self.train(was_training)
         return torch.cat(embeddings)[torch.tensor(order).argsort()]
+
+
+def _check_weights(source: str | Path, loading: dict[str, Any]) -> None:
+    """transformers would start with random weights where the checkpoint has none that fit, and go on."""
+    unfit = sorted(str(key) for key, *_ in loading["mismatched_keys"])
+    unfit += sorted(key for key in loading["missing_keys"] if not key.startswith("pooler."))  # we do not use it
+    if unfit:
+        raise InputError(
+            f"cannot load the encoder {str(source)!r}: its weights are of another architecture than its config.json: "
+            f"{len(unfit)} are missing or of another size, {unfit[0]!r} first"
+        )
 
 
 def default_encoder() -> str:

@@ -1,43 +1,56 @@
-"""Retrieval quality on the full corpus: nDCG@10, MRR@10 and Recall@100, as trec_eval defines them.
+"""Retrieval quality on a full corpus, as trec_eval measures it: `measures.py` says what is measured.
 
     python -m training.evaluate --data DIR --model DIR
+    python -m training.evaluate --data mteb/scifact --relevant-grade 1 --model DIR --run out.trec
 
-nDCG@10 uses the grades themselves as gains (linear, as trec_eval does, not 2^grade − 1). MRR@10 and
-Recall@100 know only relevant and not: relevant is a grade of at least --relevant-grade, 2 unless told. All
-are means over every query of the split; a query without a relevant passage counts as 0.
+Exact search over the whole corpus by inner product. A passage that has its query's own id is left out, as in BEIR.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytrec_eval
 import torch
 
 from training.cli import OneLineErrors, add_encoder_options, encoder_from, exit_status
-from training.data import Collection, Qrels, read_collection
+from training.data import Collection
+from training.embedding_cache import embeddings
 from training.encoder import BiEncoder
-from training.errors import InputError
+from training.evaluation_sets import check_relevant, open_collection
+from training.folders import staged_file
+from training.index import cache_folder
+from training.measures import DEPTH, RELEVANT_GRADE, Quality, check_relevant_grade, measure
+from training.runs import Run, judged_identical, rankings, read_run, without_identical, write_run
+from training.search import ENGINES, top_k
 
-RELEVANT_GRADE = 2
-DEPTH = 100  # of the ranking: as deep as the deepest measure, Recall@100
+__all__ = ["RELEVANT_GRADE", "Quality", "Search", "evaluate", "main", "measure", "retrieve"]
 
 
 @dataclass(frozen=True)
-class Quality:
-    """Means over the queries, 0 to 1, and nDCG@10 a query, for comparing two models on the same queries."""
+class Search:
+    """How a corpus is searched.
 
-    ndcg_at_10: float
-    mrr_at_10: float
-    recall_at_100: float
-    ndcg_of_query: dict[str, float]
+    Args:
+        depth: passages a query.
+        identical: leave passages in that have their query's own id.
+        engine: of `search.ENGINES`.
+        cache: the folder where passages' embeddings are kept; None keeps none, as in training, whose every model is
+            measured once.
+    """
 
-    def means(self) -> dict[str, float]:
-        return {"ndcg@10": self.ndcg_at_10, "mrr@10": self.mrr_at_10, "recall@100": self.recall_at_100}
+    depth: int = DEPTH
+    identical: bool = False
+    engine: str = "torch"
+    cache: Path | None = None
+
+
+SEARCH = Search()
 
 
 def evaluate(
@@ -47,104 +60,107 @@ def evaluate(
     relevant_grade: int = RELEVANT_GRADE,
     batch_size: int = 32,
     progress: str | None = None,
+    search: Search = SEARCH,
 ) -> Quality:
     """Rank the whole corpus for each query of the split by inner product, and measure.
 
     `progress` names a progress bar; None shows none.
 
     Raises:
-        InputError: relevant_grade below 1.
+        InputError: relevant_grade below 1; and `retrieve`'s.
     """
-    _check(relevant_grade)  # before the corpus is embedded, which may take hours
+    check_relevant_grade(relevant_grade)  # before the corpus is embedded, which may take hours
     qrels = collection.qrels[split]
-    return measure(rank(encoder, collection, list(qrels), batch_size, progress), qrels, relevant_grade)
+    run = retrieve(encoder, collection, list(qrels), batch_size, progress, search)
+    return measure(rankings(run), qrels, relevant_grade)
 
 
-def rank(
+def retrieve(
     encoder: BiEncoder,
     collection: Collection,
     queries: Sequence[str],
-    batch_size: int,
+    batch_size: int = 32,
     progress: str | None = None,
-) -> dict[str, list[str]]:
-    """query id → the ids of its DEPTH best passages, best first."""
-    ids = list(collection.corpus)
-    passages = encoder.encode(list(collection.corpus.values()), batch_size, progress)  # [N, d]
-    embedded = encoder.encode([collection.queries[query] for query in queries], batch_size)  # [Q, d]
-    best: dict[str, list[str]] = {}
-    for start in range(0, len(queries), batch_size):  # [batch, N] scores at a time: N may be millions
-        scores = embedded[start : start + batch_size] @ passages.T
-        top = torch.topk(scores, min(DEPTH, len(ids)), dim=1).indices.tolist()
-        for query, row in zip(queries[start : start + batch_size], top, strict=True):
-            best[query] = [ids[i] for i in row]
-    return best
-
-
-def measure(rankings: Mapping[str, Sequence[str]], qrels: Qrels, relevant_grade: int = RELEVANT_GRADE) -> Quality:
-    """The measures of rankings (best first) against judgements; every query of `qrels` must be ranked.
+    search: Search = SEARCH,
+) -> Run:
+    """The `search.depth` best passages of each query.
 
     Raises:
-        InputError: relevant_grade below 1.
+        InputError: embeddings that are not finite, a cache that cannot be used, FAISS asked for and not installed.
     """
-    _check(relevant_grade)
-    deep = _trec_eval(rankings, qrels, relevant_grade, DEPTH, ("ndcg_cut_10", "recall_100"))
-    # trec_eval's reciprocal rank has no cut-off of its own: the ranking is cut instead.
-    short = _trec_eval(rankings, qrels, relevant_grade, 10, ("recip_rank",))
-    return Quality(
-        ndcg_at_10=_mean([of_query["ndcg_cut_10"] for of_query in deep.values()]),
-        mrr_at_10=_mean([of_query["recip_rank"] for of_query in short.values()]),
-        recall_at_100=_mean([of_query["recall_100"] for of_query in deep.values()]),
-        ndcg_of_query={query: of_query["ndcg_cut_10"] for query, of_query in deep.items()},
+    device = next(encoder.parameters()).device
+    passages = embeddings(encoder, collection.corpus.values(), batch_size, progress, search.cache)  # [N, d]
+    asked = encoder.encode([collection.queries[query] for query in queries], batch_size)  # [Q, d]
+    # One more, where one may be left out.
+    scores, positions = top_k(asked, passages, search.depth + (not search.identical), device, search.engine)
+    ids = list(collection.corpus)
+    run: Run = {
+        query: dict(zip([ids[position] for position in row], of_row, strict=True))
+        for query, row, of_row in zip(queries, positions.tolist(), scores.tolist(), strict=True)
+    }
+    return run if search.identical else without_identical(run, search.depth)
+
+
+def add_search_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--batch-size", type=int, default=32, help="texts embedded at once (default: %(default)s)")
+    parser.add_argument("--search", choices=ENGINES, default="torch", help="both are exact (default: %(default)s)")
+    identical = "passages that have their query's own id: drop them, as BEIR does, or keep (default: %(default)s)"
+    parser.add_argument("--identical-ids", choices=("drop", "keep"), default="drop", help=identical)
+    cached = "keep the passages' embeddings and use what was kept, see WASSRANK_CACHE (default: yes)"
+    parser.add_argument("--cache", action=argparse.BooleanOptionalAction, default=True, help=cached)
+
+
+def search_from(options: argparse.Namespace, depth: int = DEPTH) -> Search:
+    """What the options of `add_search_options` say."""
+    return Search(
+        depth=depth,
+        identical=options.identical_ids == "keep",
+        engine=options.search,
+        cache=cache_folder() if options.cache else None,
     )
-
-
-def _check(relevant_grade: int) -> None:
-    if relevant_grade < 1:
-        raise InputError(f"the relevant grade must be at least 1, got {relevant_grade}: 0 is not relevant")
-
-
-def _trec_eval(
-    rankings: Mapping[str, Sequence[str]],
-    qrels: Qrels,
-    relevant_grade: int,
-    depth: int,
-    measures: Sequence[str],
-) -> dict[str, dict[str, float]]:
-    # Ranks in place of scores: trec_eval would reorder equal scores by id.
-    judged = {query: _integers(query, grades) for query, grades in qrels.items()}
-    run = {query: {ranked: -float(i) for i, ranked in enumerate(rankings[query][:depth])} for query in judged}
-    evaluator = pytrec_eval.RelevanceEvaluator(judged, set(measures), relevance_level=relevant_grade)
-    values: dict[str, dict[str, float]] = evaluator.evaluate(run)
-    return values
-
-
-def _integers(query: str, grades: Mapping[str, float]) -> dict[str, int]:
-    integers = {passage: int(grade) for passage, grade in grades.items()}
-    if integers != grades:
-        raise InputError(f"query {query!r}: trec_eval measures integer grades, got {sorted(grades.values())}")
-    return integers
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command: prints the measures as one JSON object. Returns the exit status."""
-    parser = OneLineErrors(prog="training.evaluate", description="nDCG@10, MRR@10 and Recall@100 on a full corpus")
-    parser.add_argument("--data", type=Path, required=True, help="folder in the BEIR layout")
+    parser = OneLineErrors(
+        prog="training.evaluate", description="nDCG, MAP, MRR, recall and precision on a full corpus"
+    )
+    parser.add_argument("--data", required=True, help="folder in the BEIR layout, YAML of sources, or hub name")
     add_encoder_options(parser)
+    add_search_options(parser)
     parser.add_argument("--split", default="test", help="which qrels file (default: %(default)s)")
     parser.add_argument("--relevant-grade", type=int, default=RELEVANT_GRADE, help="default: %(default)s")
-    parser.add_argument("--batch-size", type=int, default=32, help="texts embedded at once (default: %(default)s)")
+    parser.add_argument("--run", type=Path, default=None, help="where to write what was found, as a TREC run")
+    parser.add_argument("--from-run", type=Path, default=None, help="measure this TREC run, of whatever system")
     options = parser.parse_args(arguments)
+    if options.from_run is not None and (options.model is not None or options.run is not None):
+        parser.error("--from-run is measured as it is: without --model and --run")
 
     def command() -> None:
-        collection = read_collection(options.data, [options.split])
-        encoder = encoder_from(options).to("cuda" if torch.cuda.is_available() else "cpu")
-        bar = "embedding the corpus"
-        quality = evaluate(encoder, collection, options.split, options.relevant_grade, options.batch_size, bar)
-        print(json.dumps({"split": options.split, "queries": len(quality.ndcg_of_query)} | quality.means()))
+        check_relevant_grade(options.relevant_grade)
+        collection = open_collection(options.data, options.split)
+        check_relevant(collection, options.split, options.relevant_grade, options.data)
+        qrels = collection.qrels[options.split]
+        search = search_from(options)
+        if not search.identical and (judged := judged_identical(qrels)):
+            print(
+                f"warning: {judged} queries have a judged passage of their own id, which is left out as in BEIR: if "
+                f"equal ids are chance here, say --identical-ids keep",
+                file=sys.stderr,
+            )
+        # Before the corpus is embedded: that the run cannot be written is known at once.
+        with staged_file(options.run) if options.run is not None else nullcontext() as file:
+            if options.from_run is not None:
+                run: Run = read_run(options.from_run)
+                run = run if search.identical else without_identical(run, search.depth)
+            else:
+                encoder = encoder_from(options).to("cuda" if torch.cuda.is_available() else "cpu")
+                bar = "embedding the corpus"
+                run = retrieve(encoder, collection, list(qrels), options.batch_size, bar, search)
+            quality = measure(rankings(run), qrels, options.relevant_grade)
+            if file is not None:
+                write_run(file, run, "_".join(Path(options.model or "minilm").name.split()))
+        print(json.dumps({"split": options.split, "queries": len(quality.of_query)} | quality.means()))
 
     return exit_status(command)
 

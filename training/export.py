@@ -32,10 +32,10 @@ import numpy as np
 from training.cli import OneLineErrors, exit_status
 from training.data import read_collection
 from training.errors import InputError
-from training.evaluate import RELEVANT_GRADE
 from training.folders import staged
 from training.groups import GradedGroups
 from training.judgements import Handle, Judgements
+from training.measures import RELEVANT_GRADE
 
 Record = dict[str, Any]
 Write = Callable[[str, Record], None]

@@ -51,6 +51,31 @@ def staged(target: Path, marker: str | None = None) -> Iterator[Path]:
             shutil.rmtree(staging)
 
 
+@contextmanager
+def staged_file(target: Path) -> Iterator[Path]:
+    """A file's path that becomes `target` when the block ends, and is gone when it fails; `target` must be new.
+
+    Raises:
+        InputError: at once, if `target` is there or its folder cannot be written; later, if the disk is full.
+    """
+    if target.exists():
+        raise InputError(f"{target}: is there already; name a file that does not exist yet")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written: {error.strerror}") from error
+    try:
+        yield staging / target.name
+        os.replace(staging / target.name, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(f"{target}: cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(staging)
+
+
 def _check_free(target: Path, marker: str | None) -> None:
     if not target.exists():
         return

@@ -43,7 +43,7 @@ def cached(kind: str, paths: Sequence[Path], build: Callable[[], Arrays]) -> Arr
     described = {"format": FORMAT, "kind": kind, "files": files}
     name = blake2b("\0".join(file["path"] for file in files).encode(), digest_size=16).hexdigest()
     folder = cache_folder() / f"{kind}-{name}"
-    with _locked(folder):
+    with locked(folder):
         if _description(folder) != described:
             arrays = build()
             if [_signature(path) for path in paths] != files:
@@ -82,7 +82,12 @@ def _signature(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """Of several processes that want `folder`, in the cache, one at a time; what a killed one left half-written goes.
+
+    Raises:
+        InputError: the cache cannot be written.
+    """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = folder.with_name(f"{folder.name}.lock").open("w")

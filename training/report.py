@@ -65,7 +65,7 @@ def table(rows: Sequence[Row]) -> str:
 def difference(row: Row, other: Row) -> tuple[float, float]:
     """row's nDCG@10 minus other's, and its standard error over the queries, the same for both."""
     pairs = [row["ndcg_of_query"][query] - value for query, value in other["ndcg_of_query"].items()]
-    return mean(pairs), _standard_error(pairs)
+    return mean(pairs), standard_error(pairs)
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -87,7 +87,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     bars = right.subplots()
     places = range(len(rows))
     values = [row["ndcg@10"] for row in rows]
-    errors = [_standard_error(list(row["ndcg_of_query"].values())) for row in rows]
+    errors = [standard_error(list(row["ndcg_of_query"].values())) for row in rows]
     bars.bar(places, values, yerr=errors, capsize=4, color=COLOURS[: len(rows)])
     for place, value, error in zip(places, values, errors, strict=True):
         bars.text(place, value + error + 0.01, f"{value:.3f}", ha="center", va="bottom")
@@ -101,7 +101,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _standard_error(values: Sequence[float]) -> float:
+def standard_error(values: Sequence[float]) -> float:
     return stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
 
 

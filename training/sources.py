@@ -58,7 +58,7 @@ def read_sources(file: Path) -> DataOptions:
     Raises:
         InputError: no YAML, an unknown or missing key, a value of the wrong kind: `file: key: what is wrong`.
     """
-    content = _read(file)
+    content = read_yaml(file)
     _check_keys(content, ("group_size", *SPLITS), str(file))
     size = content.pop("group_size", None)
     if size is not None:
@@ -155,7 +155,12 @@ class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]
         return mapping
 
 
-def _read(file: Path) -> Any:
+def read_yaml(file: Path) -> Any:
+    """What a YAML file holds, plain data alone.
+
+    Raises:
+        InputError: it cannot be read, or a key comes twice.
+    """
     try:
         # A subclass of SafeLoader: no tag makes a Python object.
         return yaml.load(file.read_text(encoding="utf-8"), _StrictLoader)

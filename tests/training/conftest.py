@@ -26,6 +26,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What commands keep is gone with the test."""
+    monkeypatch.setenv("WASSRANK_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def tiny_encoder() -> Callable[..., BiEncoder]:
     """Makes the same untrained BERT of one layer each time, without dropout unless told."""

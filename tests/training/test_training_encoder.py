@@ -86,6 +86,23 @@ def test_a_folder_that_is_no_model_is_refused_in_one_line(tmp_path: Path) -> Non
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("change", [{"hidden_size": 32}, {"num_hidden_layers": 2}, {"model_type": "distilbert"}])
+def test_weights_of_another_architecture_are_refused(model_folder: Path, change: dict[str, object]) -> None:
+    """transformers alone would go on with random weights."""
+    config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
+    (model_folder / "config.json").write_text(json.dumps(config | change), encoding="utf-8")
+    with pytest.raises(InputError, match="another architecture") as caught:
+        BiEncoder.from_pretrained(model_folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_encoder_without_a_pooler_is_loaded(tiny_encoder: Callable[..., BiEncoder], tmp_path: Path) -> None:
+    encoder = tiny_encoder()
+    encoder.encoder.pooler = None
+    encoder.save_pretrained(tmp_path)
+    torch.testing.assert_close(BiEncoder.from_pretrained(tmp_path).encode(TEXTS), encoder.encode(TEXTS))
+
+
 def test_broken_settings_are_refused(model_folder: Path) -> None:
     for text in ("{", json.dumps({"pooling": "mean"}), "[]"):
         (model_folder / SETTINGS_FILE).write_text(text, encoding="utf-8")

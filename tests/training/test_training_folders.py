@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from training.errors import InputError
-from training.folders import staged
+from training.folders import staged, staged_file
 
 
 def test_nothing_is_there_until_everything_is(tmp_path: Path) -> None:
@@ -72,3 +72,26 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No space left"):
         fill()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "run.trec"
+
+    def write(failure: BaseException | None) -> None:
+        with staged_file(target) as file:
+            file.write_text("half", encoding="utf-8")
+            assert not target.exists()
+            if failure is not None:
+                raise failure
+            file.write_text("whole", encoding="utf-8")
+
+    with pytest.raises(RuntimeError):
+        write(RuntimeError())
+    with pytest.raises(InputError, match="No space left"):
+        write(OSError(errno.ENOSPC, "No space left on device"))
+    assert list(target.parent.iterdir()) == []
+    write(None)
+    assert target.read_text(encoding="utf-8") == "whole"
+    with pytest.raises(InputError, match="is there already"):
+        write(None)
+    assert list(target.parent.iterdir()) == [target]
