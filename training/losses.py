@@ -8,14 +8,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 import wassrank
 from training.errors import InputError
 
+Loss = (
+    wassrank.GradeWassersteinLoss
+    | wassrank.GaussianWassersteinLoss
+    | wassrank.InfoNCELoss
+    | wassrank.ListwiseKLLoss
+    | wassrank.CombinedLoss
+)
+
 # By the name of wassrank's function: the module, and which of LossOptions it has beside those all have.
 _TARGET = ("label_temperature", "target")
-_MODULES: dict[str, tuple[Callable[..., nn.Module], tuple[str, ...]]] = {
+_MODULES: dict[str, tuple[Callable[..., Loss], tuple[str, ...]]] = {
     "grade_wasserstein": (wassrank.GradeWassersteinLoss, ("p", *_TARGET)),
     "info_nce": (wassrank.InfoNCELoss, ()),
     "listwise_kl": (wassrank.ListwiseKLLoss, _TARGET),
@@ -40,7 +47,7 @@ class LossOptions:
     backend: str = "auto"
 
 
-def build_loss(options: LossOptions, highest_grade: int) -> nn.Module:
+def build_loss(options: LossOptions, highest_grade: int) -> Loss:
     """The loss for grades 0 … highest_grade.
 
     Raises:

@@ -55,7 +55,15 @@ def train(options: argparse.Namespace, args: TrainingArguments, folder: Path) ->
     groups = GradedGroups(collection, "train", group_size, args.seed)
 
     before = evaluate(encoder, collection, "test", options.relevant_grade, progress="evaluating before")
-    run = fit(encoder, groups, loss, args, in_batch=options.in_batch is not None, callbacks=[LossBar(options.loss)])
+    run = fit(
+        encoder,
+        groups,
+        loss,
+        args,
+        in_batch=options.in_batch is not None,
+        callbacks=[LossBar(options.loss)],
+        encode_chunk_size=options.encode_chunk_size,
+    )
     after = evaluate(encoder, collection, "test", options.relevant_grade, progress="evaluating after")
 
     metrics = {
@@ -124,6 +132,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--wasserstein", type=float, default=loss.wasserstein, help="its factor in combined_loss")
     parser.add_argument("--info-nce", type=float, default=loss.info_nce, help="its factor in combined_loss")
     parser.add_argument("--kl", type=float, default=loss.kl, help="its factor in combined_loss")
+    chunk = "texts the encoder takes at once, for batches that do not fit; None: the batch"
+    parser.add_argument("--encode-chunk-size", type=int, default=None, help=chunk)
     parser.add_argument("--backend", default=loss.backend, help="of wassrank: auto, native, triton, torch")
     return parser
 

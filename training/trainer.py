@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from training.chunked_encoding import check_chunk_size
 from training.encoder import BiEncoder
 from training.errors import InputError
 from training.groups import GradedGroups, GroupCollator
@@ -69,6 +70,7 @@ class GradedTrainer(Trainer):  # type: ignore[misc]  # mypy does not follow tran
         encoder: trained in place.
         loss: called as loss(scores [Q, Q·K] or [Q, K], grades [Q, K], mask=[Q, K]).
         in_batch: score every query against all passages of the batch, or only against its own.
+        encode_chunk_size: encode so many texts at a time (`chunked_encoding.py`); None: the batch at once.
     """
 
     loss_is_scaled_for_ga = False  # a mean over the micro-batch: HF divides it by their number
@@ -80,13 +82,17 @@ class GradedTrainer(Trainer):  # type: ignore[misc]  # mypy does not follow tran
         in_batch: bool,
         args: TrainingArguments,
         groups: GradedGroups,
+        encode_chunk_size: int | None = None,
     ) -> None:
+        if encode_chunk_size is not None:
+            check_chunk_size(encode_chunk_size)
         self.clock = StepClock()
         collator = GroupCollator(encoder.tokenizer, encoder.max_length)
         super().__init__(encoder, args, collator, groups, callbacks=[self.clock])
         self.remove_callback(PrinterCallback)  # HF's stand-in for its bar: a dict printed at every log
         self.loss = loss
         self.in_batch = in_batch
+        self.encode_chunk_size = encode_chunk_size
 
     def compute_loss(
         self,
@@ -95,7 +101,7 @@ class GradedTrainer(Trainer):  # type: ignore[misc]  # mypy does not follow tran
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        queries, passages = model(inputs["queries"], inputs["passages"])
+        queries, passages = model(inputs["queries"], inputs["passages"], self.encode_chunk_size)
         grades, mask = inputs["grades"], inputs["mask"]
         scores = score(queries, passages, self.in_batch)
         loss = self.clock.timed(self.loss, scores, grades, mask)
@@ -144,18 +150,19 @@ def fit(
     args: TrainingArguments,
     in_batch: bool = True,
     callbacks: Sequence[TrainerCallback] = (),
+    encode_chunk_size: int | None = None,
 ) -> TrainingRun:
     """Train `encoder` in place. The same seed gives the same groups, order and dropout, whatever the loss.
 
     Raises:
-        InputError: with dataloader_drop_last (the default), fewer queries than one batch.
+        InputError: with dataloader_drop_last (the default), fewer queries than one batch; a chunk size below 1.
     """
     if args.dataloader_drop_last and len(groups) < args.train_batch_size:
         raise InputError(
             f"{len(groups)} training queries do not fill one batch of {args.train_batch_size}: "
             f"lower --per_device_train_batch_size"
         )
-    trainer = GradedTrainer(encoder, loss, in_batch, args, groups)
+    trainer = GradedTrainer(encoder, loss, in_batch, args, groups, encode_chunk_size)
     for callback in callbacks:
         trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
