@@ -27,8 +27,8 @@ from training.errors import InputError
 from training.evaluate import RELEVANT_GRADE, evaluate
 from training.folders import staged
 from training.groups import GradedGroups
-from training.losses import LOSSES, LossOptions, backend_name, build_loss
-from training.trainer import DEFAULTS, LossBar, fit
+from training.losses import LOSSES, LossOptions, backend_name, build_loss, wants_all_scores
+from training.trainer import DEFAULTS, GATHERINGS, LossBar, fit
 
 METRICS_FILE = "metrics.json"
 GROUP_SIZE = 4
@@ -49,7 +49,8 @@ def train(options: argparse.Namespace, args: TrainingArguments, folder: Path) ->
         kl=options.kl,
         backend=options.backend,
     )
-    loss = build_loss(loss_options, collection.highest_grade())
+    real_grades = collection.qrels["train"].real
+    loss = build_loss(loss_options, collection.highest_grade(), real_grades, options.from_embeddings)
     encoder = encoder_from(options).to(args.device)
     group_size = next(size for size in (options.group_size, collection.group_size, GROUP_SIZE) if size is not None)
     groups = GradedGroups(collection, "train", group_size, args.seed)
@@ -60,9 +61,11 @@ def train(options: argparse.Namespace, args: TrainingArguments, folder: Path) ->
         groups,
         loss,
         args,
-        in_batch=options.in_batch is not None,
+        in_batch=wants_all_scores(loss_options),
         callbacks=[LossBar(options.loss)],
         encode_chunk_size=options.encode_chunk_size,
+        from_embeddings=options.from_embeddings,
+        gather=options.gather,
     )
     after = evaluate(encoder, collection, "test", options.relevant_grade, progress="evaluating after")
 
@@ -134,6 +137,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--kl", type=float, default=loss.kl, help="its factor in combined_loss")
     chunk = "texts the encoder takes at once, for batches that do not fit; None: the batch"
     parser.add_argument("--encode-chunk-size", type=int, default=None, help=chunk)
+    parser.add_argument("--from-embeddings", action="store_true", help="never store the scores")
+    gather = "in-batch passages of all processes: gathered, or sent round; with --from-embeddings"
+    parser.add_argument("--gather", choices=tuple(GATHERINGS), default="none", help=gather)
     parser.add_argument("--backend", default=loss.backend, help="of wassrank: auto, native, triton, torch")
     return parser
 

@@ -59,18 +59,34 @@ class TrainingRun:
     loss_share: float | None  # the loss's part of a step, 0 to 1
 
 
+GATHERINGS: dict[str, bool | str] = {"none": False, "passages": True, "ring": "ring"}
+"""`gather` of wassrank's losses from embeddings, by the names the command has for it."""
+
+
 class GradedTrainer(Trainer):  # type: ignore[misc]  # mypy does not follow transformers
     """HF Trainer whose step embeds a batch of groups, scores queries against passages and takes the loss.
 
     With gradient accumulation the gradient is the mean of the micro-batches', so it equals the big batch's
     where a row's loss depends on that row's own passages (in_batch None). In-batch negatives come from the
-    micro-batch, on each device from its own: 2 × 8 queries see half as many as 16.
+    micro-batch: 2 × 8 queries see half as many as 16. The same holds for several processes, unless they gather.
+
+    With `gather` the processes' batches are one. Each process has the whole batch's loss and the gradients that one
+    process holding the whole batch would have for these queries and passages. The whole batch's gradient of the
+    weights is the sum of the processes'; DistributedDataParallel makes it their mean. So the loss is multiplied by the
+    number of processes before its backward (`compute_loss`), and divided by it again for the log (`training_step`).
 
     Args:
         encoder: trained in place.
-        loss: called as loss(scores [Q, Q·K] or [Q, K], grades [Q, K], mask=[Q, K]).
-        in_batch: score every query against all passages of the batch, or only against its own.
+        loss: called as loss(scores [Q, Q·K] or [Q, K], grades [Q, K], mask=[Q, K]), or, from embeddings, as
+            loss.from_embeddings(queries [Q, d], passages [Q·K, d], grades, mask=mask, gather=gather).
+        in_batch: score every query against all passages of the batch, or only against its own. From embeddings the
+            loss itself knows.
         encode_chunk_size: encode so many texts at a time (`chunked_encoding.py`); None: the batch at once.
+        from_embeddings: give the loss embeddings, in float32, and never store the scores.
+        gather: one of GATHERINGS; from embeddings only.
+
+    Raises:
+        InputError: a chunk size below 1, `gather` without `from_embeddings`.
     """
 
     loss_is_scaled_for_ga = False  # a mean over the micro-batch: HF divides it by their number
@@ -79,20 +95,29 @@ class GradedTrainer(Trainer):  # type: ignore[misc]  # mypy does not follow tran
         self,
         encoder: BiEncoder,
         loss: nn.Module,
-        in_batch: bool,
         args: TrainingArguments,
         groups: GradedGroups,
+        in_batch: bool = True,
         encode_chunk_size: int | None = None,
+        from_embeddings: bool = False,
+        gather: str = "none",
     ) -> None:
         if encode_chunk_size is not None:
             check_chunk_size(encode_chunk_size)
+        if gather not in GATHERINGS:
+            raise InputError(f"gather must be one of {', '.join(GATHERINGS)}, got {gather!r}")
+        if gather != "none" and not from_embeddings:
+            raise InputError("--gather shares embeddings among processes: it needs --from-embeddings")
         self.clock = StepClock()
-        collator = GroupCollator(encoder.tokenizer, encoder.max_length)
+        collator = GroupCollator(encoder.tokenizer, encoder.max_length, None if gather == "none" else groups.size)
         super().__init__(encoder, args, collator, groups, callbacks=[self.clock])
         self.remove_callback(PrinterCallback)  # HF's stand-in for its bar: a dict printed at every log
-        self.loss = loss
+        self.loss: Any = loss  # a module; from embeddings, one of wassrank's
         self.in_batch = in_batch
         self.encode_chunk_size = encode_chunk_size
+        self.from_embeddings = from_embeddings
+        self.gather = GATHERINGS[gather]
+        self.processes = args.world_size if self.gather else 1
 
     def compute_loss(
         self,
@@ -102,10 +127,24 @@ class GradedTrainer(Trainer):  # type: ignore[misc]  # mypy does not follow tran
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         queries, passages = model(inputs["queries"], inputs["passages"], self.encode_chunk_size)
-        grades, mask = inputs["grades"], inputs["mask"]
-        scores = score(queries, passages, self.in_batch)
-        loss = self.clock.timed(self.loss, scores, grades, mask)
-        return (loss, {"scores": scores}) if return_outputs else loss
+        loss = self.processes * self._loss_of(queries, passages, inputs["grades"], inputs["mask"])
+        return (loss, {"queries": queries, "passages": passages}) if return_outputs else loss
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        logged: Tensor = super().training_step(*args, **kwargs)
+        return logged / self.processes
+
+    def _loss_of(self, queries: Tensor, passages: Tensor, grades: Tensor, mask: Tensor) -> Tensor:
+        if not self.from_embeddings:
+            scores = score(queries, passages, self.in_batch)
+            return self.clock.timed(lambda: self.loss(scores, grades, mask=mask), scores)
+        with torch.autocast(queries.device.type, enabled=False):  # as for the scores: see `score`
+            queries, passages = queries.float(), passages.float()
+            return self.clock.timed(
+                lambda: self.loss.from_embeddings(queries, passages, grades, mask=mask, gather=self.gather),
+                queries,
+                passages,
+            )
 
 
 def score(
@@ -148,21 +187,23 @@ def fit(
     groups: GradedGroups,
     loss: nn.Module,
     args: TrainingArguments,
-    in_batch: bool = True,
     callbacks: Sequence[TrainerCallback] = (),
-    encode_chunk_size: int | None = None,
+    **step: Any,
 ) -> TrainingRun:
     """Train `encoder` in place. The same seed gives the same groups, order and dropout, whatever the loss.
 
+    `step` holds options of `GradedTrainer`: in_batch, encode_chunk_size, from_embeddings, gather.
+
     Raises:
-        InputError: with dataloader_drop_last (the default), fewer queries than one batch; a chunk size below 1.
+        InputError: with dataloader_drop_last (the default), fewer queries than one batch; an option of the step that
+            cannot be.
     """
     if args.dataloader_drop_last and len(groups) < args.train_batch_size:
         raise InputError(
             f"{len(groups)} training queries do not fill one batch of {args.train_batch_size}: "
             f"lower --per_device_train_batch_size"
         )
-    trainer = GradedTrainer(encoder, loss, in_batch, args, groups, encode_chunk_size)
+    trainer = GradedTrainer(encoder, loss, args, groups, **step)
     for callback in callbacks:
         trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
