@@ -2,9 +2,12 @@
 
     python -m training.train --data DATA --output DIR --loss grade_wasserstein [HF training arguments]
 
-DATA is a folder in the BEIR layout or a YAML file of sources (see data.py). DIR then holds the model (for AutoModel,
-AutoTokenizer and BiEncoder.from_pretrained) and metrics.json: the quality before and after, the loss curve, and what
-was run. It appears when all of it is there, or not at all.
+    python -m training.train --recipe RECIPE [--small] --output DIR [whatever is to differ from the recipe]
+
+DATA is a folder in the BEIR layout or a YAML file of sources (see data.py), RECIPE a YAML file of options (recipe.py).
+DIR then holds the model (for AutoModel, AutoTokenizer and BiEncoder.from_pretrained), recipe.yaml: all options of this
+run, and metrics.json: the quality before and after, the loss curve, and what was run. It appears when all of it is
+there, or not at all.
 """
 
 from __future__ import annotations
@@ -12,13 +15,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
 from transformers import HfArgumentParser, TrainingArguments
 
 from training.cli import OneLineErrors, add_encoder_options, encoder_from, exit_status
@@ -28,9 +32,10 @@ from training.evaluate import RELEVANT_GRADE, evaluate
 from training.folders import staged
 from training.groups import GradedGroups
 from training.losses import LOSSES, LossOptions, backend_name, build_loss, wants_all_scores
+from training.recipe import read_recipe
 from training.trainer import DEFAULTS, GATHERINGS, LossBar, fit
 
-METRICS_FILE = "metrics.json"
+METRICS_FILE, RECIPE_FILE = "metrics.json", "recipe.yaml"
 GROUP_SIZE = 4
 
 
@@ -85,24 +90,63 @@ class _HfParser(HfArgumentParser):  # type: ignore[misc]  # mypy does not follow
     error = OneLineErrors.error
 
 
-def huggingface_arguments(remaining: Sequence[str]) -> TrainingArguments:
-    """HF TrainingArguments from a command line, with this trainer's defaults.
+NO_RECIPE = ("output", "recipe", "small", "output_dir", "resume_from_checkpoint", "hub_token", "push_to_hub_token")
+"""Options that say where this run was and what it was allowed, not what it was."""
+
+
+def huggingface_arguments(remaining: Sequence[str]) -> tuple[TrainingArguments, dict[str, Any]]:
+    """HF TrainingArguments from a command line, with this trainer's defaults; and the same for a recipe: those that
+    Hugging Face does not choose by itself.
 
     Raises:
         InputError: a value HF refuses, or checkpoints without a place of their own.
     """
-    parser = _HfParser(TrainingArguments, prog="training.train")
+    parser = _HfParser(TrainingArguments, prog="training.train", allow_abbrev=False)
     parser.set_defaults(**DEFAULTS, output_dir="")
-    try:
-        args: TrainingArguments
-        args, unknown = parser.parse_args_into_dataclasses(list(remaining), return_remaining_strings=True)
-    except ValueError as error:
-        raise InputError(f"training arguments: {error}") from error
+    namespace, unknown = parser.parse_known_args(list(remaining))
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    asked, defaults = vars(namespace), _defaults()
+    chosen = {name: value for name, value in asked.items() if name in DEFAULTS or value != defaults[name]}
+    try:
+        args: TrainingArguments = parser.parse_dict(asked)[0]
+    except ValueError as error:
+        raise InputError(f"training arguments: {error}") from error
     if args.save_strategy != "no" and not args.output_dir:
         raise InputError("--save_strategy needs --output_dir, a folder of its own that keeps HF's checkpoints")
-    return args
+    return args, chosen
+
+
+def _defaults() -> dict[str, Any]:
+    """What Hugging Face chooses, by name."""
+    defaults: dict[str, Any] = vars(HfArgumentParser(TrainingArguments).parse_args([]))
+    return defaults
+
+
+def save_recipe(options: argparse.Namespace, chosen: Mapping[str, Any], file: Path) -> None:
+    """All options of a run, as a recipe that repeats it."""
+    own = {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in vars(options).items()}
+    recipe = {name: value for name, value in {**own, **chosen}.items() if name not in NO_RECIPE and value is not None}
+    file.write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def command_line(arguments: Sequence[str]) -> list[str]:
+    """The arguments, after those of the recipe that they name.
+
+    Raises:
+        InputError: the recipe cannot be used.
+    """
+    parser = OneLineErrors(prog="training.train", add_help=False, allow_abbrev=False)
+    _add_recipe(parser)
+    options, _ = parser.parse_known_args(arguments)
+    if options.recipe is None:
+        return list(arguments)
+    return [*read_recipe(options.recipe).arguments(build_parser(), _defaults(), options.small), *arguments]
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--recipe", default=None, help="YAML file of options, or the name of one in training/recipes")
+    parser.add_argument("--small", action="store_true", help="the recipe as it runs on a small machine")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -115,6 +159,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Every other argument is one of Hugging Face's TrainingArguments: --learning_rate, "
         "--max_steps, --bf16, --gradient_accumulation_steps, --seed and so on.",
     )
+    _add_recipe(parser)
     parser.add_argument("--data", type=Path, required=True, help="folder in the BEIR layout or YAML of sources")
     parser.add_argument("--output", type=Path, required=True, help="folder for model and metrics; must not exist yet")
     add_encoder_options(parser)
@@ -137,7 +182,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--kl", type=float, default=loss.kl, help="its factor in combined_loss")
     chunk = "texts the encoder takes at once, for batches that do not fit; None: the batch"
     parser.add_argument("--encode-chunk-size", type=int, default=None, help=chunk)
-    parser.add_argument("--from-embeddings", action="store_true", help="never store the scores")
+    parser.add_argument(
+        "--from-embeddings", action=argparse.BooleanOptionalAction, default=False, help="never store the scores"
+    )
     gather = "in-batch passages of all processes: gathered, or sent round; with --from-embeddings"
     parser.add_argument("--gather", choices=tuple(GATHERINGS), default="none", help=gather)
     parser.add_argument("--backend", default=loss.backend, help="of wassrank: auto, native, triton, torch")
@@ -154,19 +201,21 @@ def _grade_or_none(text: str) -> int | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command: trains, prints the quality before and after. Returns the exit status."""
-    options, remaining = build_parser().parse_known_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
 
     def command() -> None:
-        args = huggingface_arguments(remaining)
+        options, remaining = build_parser().parse_known_args(command_line(given))
+        args, chosen = huggingface_arguments(remaining)
         # Under torchrun every process trains and evaluates, and one writes.
         writes = args.process_index == 0
         folder: AbstractContextManager[str | Path] = staged(options.output) if writes else TemporaryDirectory()
         with folder as path:
             args.output_dir = args.output_dir or str(path)
             metrics = train(options, args, Path(path))
+            save_recipe(options, chosen, Path(path) / RECIPE_FILE)
         if writes:
             print(json.dumps({name: metrics[name] for name in ("backend", "before", "after")}))
-            print(f"model and metrics: {options.output}")
+            print(f"model, metrics and recipe: {options.output}")
 
     return exit_status(command)
 
