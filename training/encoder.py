@@ -87,6 +87,14 @@ class BiEncoder(nn.Module):
         settings = {"pooling": self.pooling, "normalize": self.normalize, "max_length": self.max_length}
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
+    def gradient_checkpointing_enable(self, **options: Any) -> None:
+        """Called by HF Trainer with --gradient_checkpointing, in earlier versions of transformers 5 under this name."""
+        self.encoder.gradient_checkpointing_enable(**options)
+
+    def activation_checkpointing_enable(self, **options: Any) -> None:
+        """Called by HF Trainer with --gradient_checkpointing: layers keep their inputs alone."""
+        self.encoder.activation_checkpointing_enable(**options)
+
     def forward(
         self,
         queries: dict[str, Tensor],

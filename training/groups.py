@@ -46,7 +46,7 @@ class GradedGroups(Dataset[Group]):
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by HF Trainer's dataloader before each epoch."""
+        """Called before each epoch is drawn."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:

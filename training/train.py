@@ -23,17 +23,19 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import EarlyStoppingCallback, HfArgumentParser, TrainerCallback, TrainingArguments
 
+from training.checkpoints import LAST
 from training.cli import OneLineErrors, add_encoder_options, encoder_from, exit_status
 from training.data import read_collection
 from training.errors import InputError
 from training.evaluate import RELEVANT_GRADE, evaluate
 from training.folders import staged
 from training.groups import GradedGroups
+from training.lora import low_rank
 from training.losses import LOSSES, LossOptions, backend_name, build_loss, wants_all_scores
 from training.recipe import read_recipe
-from training.trainer import DEFAULTS, GATHERINGS, LossBar, fit
+from training.trainer import DEFAULTS, EARLY_STOPPING, GATHERINGS, LossBar, fit
 
 METRICS_FILE, RECIPE_FILE = "metrics.json", "recipe.yaml"
 GROUP_SIZE = 4
@@ -60,18 +62,30 @@ def train(options: argparse.Namespace, args: TrainingArguments, folder: Path) ->
     group_size = next(size for size in (options.group_size, collection.group_size, GROUP_SIZE) if size is not None)
     groups = GradedGroups(collection, "train", group_size, args.seed)
 
+    dev = read_collection(options.data, ["dev"]) if args.eval_strategy != "no" else None
+
+    def measure() -> dict[str, float]:
+        assert dev is not None
+        return evaluate(encoder, dev, "dev", options.relevant_grade).means()
+
+    callbacks: list[TrainerCallback] = [LossBar(options.loss)]
+    if options.early_stopping is not None:
+        callbacks.append(EarlyStoppingCallback(options.early_stopping))
+
     before = evaluate(encoder, collection, "test", options.relevant_grade, progress="evaluating before")
-    run = fit(
-        encoder,
-        groups,
-        loss,
-        args,
-        in_batch=wants_all_scores(loss_options),
-        callbacks=[LossBar(options.loss)],
-        encode_chunk_size=options.encode_chunk_size,
-        from_embeddings=options.from_embeddings,
-        gather=options.gather,
-    )
+    with low_rank(encoder, options.lora_rank, options.lora_alpha, options.lora_targets):
+        run = fit(
+            encoder,
+            groups,
+            loss,
+            args,
+            callbacks,
+            in_batch=wants_all_scores(loss_options),
+            encode_chunk_size=options.encode_chunk_size,
+            from_embeddings=options.from_embeddings,
+            gather=options.gather,
+            measure=None if dev is None else measure,
+        )
     after = evaluate(encoder, collection, "test", options.relevant_grade, progress="evaluating after")
 
     metrics = {
@@ -94,7 +108,9 @@ NO_RECIPE = ("output", "recipe", "small", "output_dir", "resume_from_checkpoint"
 """Options that say where this run was and what it was allowed, not what it was."""
 
 
-def huggingface_arguments(remaining: Sequence[str]) -> tuple[TrainingArguments, dict[str, Any]]:
+def huggingface_arguments(
+    remaining: Sequence[str], early_stopping: bool = False
+) -> tuple[TrainingArguments, dict[str, Any]]:
     """HF TrainingArguments from a command line, with this trainer's defaults; and the same for a recipe: those that
     Hugging Face does not choose by itself.
 
@@ -102,18 +118,22 @@ def huggingface_arguments(remaining: Sequence[str]) -> tuple[TrainingArguments, 
         InputError: a value HF refuses, or checkpoints without a place of their own.
     """
     parser = _HfParser(TrainingArguments, prog="training.train", allow_abbrev=False)
-    parser.set_defaults(**DEFAULTS, output_dir="")
+    own = DEFAULTS | (EARLY_STOPPING if early_stopping else {})
+    parser.set_defaults(**own, output_dir="")
     namespace, unknown = parser.parse_known_args(list(remaining))
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     asked, defaults = vars(namespace), _defaults()
-    chosen = {name: value for name, value in asked.items() if name in DEFAULTS or value != defaults[name]}
+    chosen = {name: value for name, value in asked.items() if name in own or value != defaults[name]}
     try:
         args: TrainingArguments = parser.parse_dict(asked)[0]
     except ValueError as error:
         raise InputError(f"training arguments: {error}") from error
     if args.save_strategy != "no" and not args.output_dir:
-        raise InputError("--save_strategy needs --output_dir, a folder of its own that keeps HF's checkpoints")
+        asking = "--early-stopping" if early_stopping else "--save_strategy"
+        raise InputError(f"{asking} needs --output_dir, a folder of its own that keeps HF's checkpoints")
+    if args.resume_from_checkpoint == LAST and not args.output_dir:
+        raise InputError(f"--resume_from_checkpoint {LAST} needs --output_dir, where the checkpoints are")
     return args, chosen
 
 
@@ -187,6 +207,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     gather = "in-batch passages of all processes: gathered, or sent round; with --from-embeddings"
     parser.add_argument("--gather", choices=tuple(GATHERINGS), default="none", help=gather)
+    parser.add_argument("--lora-rank", type=int, default=None, help="train changes of this rank; None: all weights")
+    parser.add_argument("--lora-alpha", type=float, default=16.0, help="these are multiplied by alpha / rank")
+    parser.add_argument("--lora-targets", nargs="+", default=None, help="layers that change; None: every linear one")
+    patience = "stop after so many evaluations without a better nDCG@10 on the split dev; keep the best"
+    parser.add_argument("--early-stopping", type=int, default=None, metavar="N", help=patience)
     parser.add_argument("--backend", default=loss.backend, help="of wassrank: auto, native, triton, torch")
     return parser
 
@@ -205,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         options, remaining = build_parser().parse_known_args(command_line(given))
-        args, chosen = huggingface_arguments(remaining)
+        args, chosen = huggingface_arguments(remaining, options.early_stopping is not None)
         # Under torchrun every process trains and evaluates, and one writes.
         writes = args.process_index == 0
         folder: AbstractContextManager[str | Path] = staged(options.output) if writes else TemporaryDirectory()

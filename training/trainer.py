@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from training.checkpoints import LAST, check_fits, last_checkpoint
 from training.chunked_encoding import check_chunk_size
 from training.encoder import BiEncoder
 from training.errors import InputError
@@ -37,6 +38,20 @@ DEFAULTS: dict[str, Any] = {
 """TrainingArguments where this trainer differs from Hugging Face, or where the choice matters to it."""
 
 
+EARLY_STOPPING: dict[str, Any] = {
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 2,  # the best and the last
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "ndcg@10",
+    "greater_is_better": True,
+}
+"""TrainingArguments for stopping when nDCG@10 no longer rises, and keeping the best model."""
+
+Measure = Callable[[], Mapping[str, float]]
+"""Measures the model as it is."""
+
+
 def training_arguments(output_dir: Path, **given: Any) -> TrainingArguments:
     """HF TrainingArguments with this trainer's DEFAULTS; `given` wins.
 
@@ -57,6 +72,7 @@ class TrainingRun:
     losses: list[float]  # its mean since the entry before
     seconds_per_step: float | None  # None for a run of one step
     loss_share: float | None  # the loss's part of a step, 0 to 1
+    evaluations: list[dict[str, float]] = field(default_factory=list)  # each with its step
 
 
 GATHERINGS: dict[str, bool | str] = {"none": False, "passages": True, "ring": "ring"}
@@ -84,11 +100,13 @@ class GradedTrainer(Trainer):  # type: ignore[misc]  # mypy does not follow tran
         encode_chunk_size: encode so many texts at a time (`chunked_encoding.py`); None: the batch at once.
         from_embeddings: give the loss embeddings, in float32, and never store the scores.
         gather: one of GATHERINGS; from embeddings only.
+        measure: what in-training evaluation (--eval_strategy) reports, by name.
 
     Raises:
         InputError: a chunk size below 1, `gather` without `from_embeddings`.
     """
 
+    control: Any
     loss_is_scaled_for_ga = False  # a mean over the micro-batch: HF divides it by their number
 
     def __init__(
@@ -101,6 +119,7 @@ class GradedTrainer(Trainer):  # type: ignore[misc]  # mypy does not follow tran
         encode_chunk_size: int | None = None,
         from_embeddings: bool = False,
         gather: str = "none",
+        measure: Measure | None = None,
     ) -> None:
         if encode_chunk_size is not None:
             check_chunk_size(encode_chunk_size)
@@ -110,7 +129,11 @@ class GradedTrainer(Trainer):  # type: ignore[misc]  # mypy does not follow tran
             raise InputError("--gather shares embeddings among processes: it needs --from-embeddings")
         self.clock = StepClock()
         collator = GroupCollator(encoder.tokenizer, encoder.max_length, None if gather == "none" else groups.size)
-        super().__init__(encoder, args, collator, groups, callbacks=[self.clock])
+        # HF wants a data set to evaluate on, though it is `measure` that evaluates.
+        evaluated = None if measure is None else groups
+        callbacks = [self.clock, _EpochOfGroups(groups)]
+        super().__init__(encoder, args, collator, groups, evaluated, callbacks=callbacks)
+        self.measure = measure
         self.remove_callback(PrinterCallback)  # HF's stand-in for its bar: a dict printed at every log
         self.loss: Any = loss  # a module; from embeddings, one of wassrank's
         self.in_batch = in_batch
@@ -133,6 +156,13 @@ class GradedTrainer(Trainer):  # type: ignore[misc]  # mypy does not follow tran
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         logged: Tensor = super().training_step(*args, **kwargs)
         return logged / self.processes
+
+    def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
+        assert self.measure is not None
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.measure().items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     def _loss_of(self, queries: Tensor, passages: Tensor, grades: Tensor, mask: Tensor) -> Tensor:
         if not self.from_embeddings:
@@ -160,6 +190,20 @@ def score(
             return queries @ passages.T
         own = passages.view(len(queries), -1, passages.shape[-1])  # [Q, K, d]
         return (own @ queries.unsqueeze(-1)).squeeze(-1)
+
+
+class _EpochOfGroups(TrainerCallback):  # type: ignore[misc]  # mypy does not follow transformers
+    """Tells the groups which epoch begins.
+
+    Accelerate does so in some cases only: not with several processes, nor when a run resumes in mid-epoch. Each epoch
+    would then draw the groups of the first.
+    """
+
+    def __init__(self, groups: GradedGroups) -> None:
+        self._groups = groups
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._groups.set_epoch(int(state.epoch))
 
 
 class LossBar(TrainerCallback):  # type: ignore[misc]  # mypy does not follow transformers
@@ -192,7 +236,8 @@ def fit(
 ) -> TrainingRun:
     """Train `encoder` in place. The same seed gives the same groups, order and dropout, whatever the loss.
 
-    `step` holds options of `GradedTrainer`: in_batch, encode_chunk_size, from_embeddings, gather.
+    `step` holds options of `GradedTrainer`: in_batch, encode_chunk_size, from_embeddings, gather, measure.
+    args.resume_from_checkpoint is a checkpoint, or "last": the newest whole one in args.output_dir, if there is any.
 
     Raises:
         InputError: with dataloader_drop_last (the default), fewer queries than one batch; an option of the step that
@@ -203,14 +248,28 @@ def fit(
             f"{len(groups)} training queries do not fill one batch of {args.train_batch_size}: "
             f"lower --per_device_train_batch_size"
         )
+    if args.eval_strategy != "no" and step.get("measure") is None:
+        raise InputError("evaluation in training has nothing to measure")
     trainer = GradedTrainer(encoder, loss, args, groups, **step)
     for callback in callbacks:
         trainer.add_callback(callback)
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    resumed = args.resume_from_checkpoint
+    if resumed == LAST:
+        resumed = last_checkpoint(Path(args.output_dir), args.world_size)
+    if resumed is not None:
+        check_fits(Path(resumed), encoder)
+    trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+    history = trainer.state.log_history
+    logged = [entry for entry in history if "loss" in entry]
     return TrainingRun(
         steps=[entry["step"] for entry in logged],
         losses=[entry["loss"] for entry in logged],
         seconds_per_step=trainer.clock.seconds_per_step(),
         loss_share=trainer.clock.loss_share(),
+        evaluations=[_evaluation(entry) for entry in history if any(name.startswith("eval_") for name in entry)],
     )
+
+
+def _evaluation(entry: Mapping[str, float]) -> dict[str, float]:
+    measured = {name.removeprefix("eval_"): value for name, value in entry.items() if name.startswith("eval_")}
+    return {"step": entry["step"]} | measured

@@ -46,7 +46,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ragged_collection(folder: Path) -> Path:
-    """10 queries of 2 to 4 passages: a batch's longest group is not the same on both processes."""
+    """10 queries of 2 to 4 passages, drawn in groups of 3: not all groups are the same in both epochs, and a batch's
+    longest group is not the same on both processes."""
     (folder / "qrels").mkdir(parents=True)
     corpus, queries, qrels = [], [], ["query-id\tcorpus-id\tscore"]
     for query in range(10):

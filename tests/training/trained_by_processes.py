@@ -46,7 +46,7 @@ def train_all(collection: Path, model: Path, output: Path) -> None:
     for case, (options, step) in CASES.items():
         encoder = BiEncoder.from_pretrained(model)
         loss = build_loss(options, read.highest_grade(), from_embeddings=step.get("from_embeddings", False))
-        run = fit(encoder, GradedGroups(read, "train", 4, args.seed), loss, args, **step)
+        run = fit(encoder, GradedGroups(read, "train", 3, args.seed), loss, args, **step)
         where = output / f"{case}.{args.process_index}"
         torch.save({name: weight.detach() for name, weight in encoder.named_parameters()}, f"{where}.pt")
         Path(f"{where}.json").write_text(json.dumps(run.losses), encoding="utf-8")
