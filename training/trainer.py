@@ -248,6 +248,9 @@ def fit(
             f"{len(groups)} training queries do not fill one batch of {args.train_batch_size}: "
             f"lower --per_device_train_batch_size"
         )
+    if args.fp16 and args.device.type == "cpu":
+        # Hugging Face would train in float32 and not say so.
+        raise InputError("--fp16 needs a GPU: on a CPU train with --bf16, or in float32")
     if args.eval_strategy != "no" and step.get("measure") is None:
         raise InputError("evaluation in training has nothing to measure")
     trainer = GradedTrainer(encoder, loss, args, groups, **step)
