@@ -35,7 +35,7 @@ from training.groups import GradedGroups
 from training.lora import low_rank
 from training.losses import LOSSES, LossOptions, backend_name, build_loss, wants_all_scores
 from training.recipe import read_recipe
-from training.trainer import DEFAULTS, EARLY_STOPPING, GATHERINGS, LossBar, fit
+from training.trainer import DEFAULTS, EARLY_STOPPING, GATHERINGS, GradedTrainer, LossBar
 
 METRICS_FILE, RECIPE_FILE = "metrics.json", "recipe.yaml"
 GROUP_SIZE = 4
@@ -72,13 +72,12 @@ def train(options: argparse.Namespace, args: TrainingArguments, folder: Path) ->
     if options.early_stopping is not None:
         callbacks.append(EarlyStoppingCallback(options.early_stopping))
 
-    before = evaluate(encoder, collection, "test", options.relevant_grade, progress="evaluating before")
     with low_rank(encoder, options.lora_rank, options.lora_alpha, options.lora_targets):
-        run = fit(
+        trainer = GradedTrainer(
             encoder,
-            groups,
             loss,
             args,
+            groups,
             callbacks,
             in_batch=wants_all_scores(loss_options),
             encode_chunk_size=options.encode_chunk_size,
@@ -86,6 +85,9 @@ def train(options: argparse.Namespace, args: TrainingArguments, folder: Path) ->
             gather=options.gather,
             measure=None if dev is None else measure,
         )
+        # After everything that may be refused: it may take hours.
+        before = evaluate(encoder, collection, "test", options.relevant_grade, progress="evaluating before")
+        run = trainer.run()
     after = evaluate(encoder, collection, "test", options.relevant_grade, progress="evaluating after")
 
     metrics = {

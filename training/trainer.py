@@ -102,8 +102,11 @@ class GradedTrainer(Trainer):  # type: ignore[misc]  # mypy does not follow tran
         gather: one of GATHERINGS; from embeddings only.
         measure: what in-training evaluation (--eval_strategy) reports, by name.
 
+    args.resume_from_checkpoint is a checkpoint, or "last": the newest whole one in args.output_dir, if there is any.
+
     Raises:
-        InputError: a chunk size below 1, `gather` without `from_embeddings`.
+        InputError: with dataloader_drop_last (the default), fewer queries than one batch; what cannot be:
+            a chunk size below 1, `gather` without `from_embeddings`, fp16 on a CPU, a checkpoint of another model.
     """
 
     control: Any
@@ -115,23 +118,38 @@ class GradedTrainer(Trainer):  # type: ignore[misc]  # mypy does not follow tran
         loss: nn.Module,
         args: TrainingArguments,
         groups: GradedGroups,
+        callbacks: Sequence[TrainerCallback] = (),
         in_batch: bool = True,
         encode_chunk_size: int | None = None,
         from_embeddings: bool = False,
         gather: str = "none",
         measure: Measure | None = None,
     ) -> None:
+        if args.dataloader_drop_last and len(groups) < args.train_batch_size:
+            raise InputError(
+                f"{len(groups)} training queries do not fill one batch of {args.train_batch_size}: "
+                f"lower --per_device_train_batch_size"
+            )
         if encode_chunk_size is not None:
             check_chunk_size(encode_chunk_size)
         if gather not in GATHERINGS:
             raise InputError(f"gather must be one of {', '.join(GATHERINGS)}, got {gather!r}")
         if gather != "none" and not from_embeddings:
             raise InputError("--gather shares embeddings among processes: it needs --from-embeddings")
+        if args.fp16 and args.device.type == "cpu":
+            # Hugging Face would train in float32 and not say so.
+            raise InputError("--fp16 needs a GPU: on a CPU train with --bf16, or in float32")
+        if args.eval_strategy != "no" and measure is None:
+            raise InputError("evaluation in training has nothing to measure")
+        resumed = args.resume_from_checkpoint
+        self.resumed = last_checkpoint(Path(args.output_dir), args.world_size) if resumed == LAST else resumed
+        if self.resumed is not None:
+            check_fits(Path(self.resumed), encoder)
         self.clock = StepClock()
         collator = GroupCollator(encoder.tokenizer, encoder.max_length, None if gather == "none" else groups.size)
         # HF wants a data set to evaluate on, though it is `measure` that evaluates.
         evaluated = None if measure is None else groups
-        callbacks = [self.clock, _EpochOfGroups(groups)]
+        callbacks = [self.clock, _EpochOfGroups(groups), *callbacks]
         super().__init__(encoder, args, collator, groups, evaluated, callbacks=callbacks)
         self.measure = measure
         self.remove_callback(PrinterCallback)  # HF's stand-in for its bar: a dict printed at every log
@@ -141,6 +159,19 @@ class GradedTrainer(Trainer):  # type: ignore[misc]  # mypy does not follow tran
         self.from_embeddings = from_embeddings
         self.gather = GATHERINGS[gather]
         self.processes = args.world_size if self.gather else 1
+
+    def run(self) -> TrainingRun:
+        """Train, from the checkpoint if there is one."""
+        self.train(resume_from_checkpoint=None if self.resumed is None else str(self.resumed))
+        history = self.state.log_history
+        logged = [entry for entry in history if "loss" in entry]
+        return TrainingRun(
+            steps=[entry["step"] for entry in logged],
+            losses=[entry["loss"] for entry in logged],
+            seconds_per_step=self.clock.seconds_per_step(),
+            loss_share=self.clock.loss_share(),
+            evaluations=[_evaluation(entry) for entry in history if any(name.startswith("eval_") for name in entry)],
+        )
 
     def compute_loss(
         self,
@@ -236,41 +267,9 @@ def fit(
 ) -> TrainingRun:
     """Train `encoder` in place. The same seed gives the same groups, order and dropout, whatever the loss.
 
-    `step` holds options of `GradedTrainer`: in_batch, encode_chunk_size, from_embeddings, gather, measure.
-    args.resume_from_checkpoint is a checkpoint, or "last": the newest whole one in args.output_dir, if there is any.
-
-    Raises:
-        InputError: with dataloader_drop_last (the default), fewer queries than one batch; an option of the step that
-            cannot be.
+    `step` holds the further options of `GradedTrainer`, which also says what is refused.
     """
-    if args.dataloader_drop_last and len(groups) < args.train_batch_size:
-        raise InputError(
-            f"{len(groups)} training queries do not fill one batch of {args.train_batch_size}: "
-            f"lower --per_device_train_batch_size"
-        )
-    if args.fp16 and args.device.type == "cpu":
-        # Hugging Face would train in float32 and not say so.
-        raise InputError("--fp16 needs a GPU: on a CPU train with --bf16, or in float32")
-    if args.eval_strategy != "no" and step.get("measure") is None:
-        raise InputError("evaluation in training has nothing to measure")
-    trainer = GradedTrainer(encoder, loss, args, groups, **step)
-    for callback in callbacks:
-        trainer.add_callback(callback)
-    resumed = args.resume_from_checkpoint
-    if resumed == LAST:
-        resumed = last_checkpoint(Path(args.output_dir), args.world_size)
-    if resumed is not None:
-        check_fits(Path(resumed), encoder)
-    trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
-    history = trainer.state.log_history
-    logged = [entry for entry in history if "loss" in entry]
-    return TrainingRun(
-        steps=[entry["step"] for entry in logged],
-        losses=[entry["loss"] for entry in logged],
-        seconds_per_step=trainer.clock.seconds_per_step(),
-        loss_share=trainer.clock.loss_share(),
-        evaluations=[_evaluation(entry) for entry in history if any(name.startswith("eval_") for name in entry)],
-    )
+    return GradedTrainer(encoder, loss, args, groups, callbacks, **step).run()
 
 
 def _evaluation(entry: Mapping[str, float]) -> dict[str, float]:
