@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import InputError
-from training.yaml_files import read_yaml
+from training.sources import read_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
 PATHS = ("data",)  # options that name a file, relative to the recipe

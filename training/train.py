@@ -62,6 +62,8 @@ def train(options: argparse.Namespace, args: TrainingArguments, folder: Path) ->
     group_size = next(size for size in (options.group_size, collection.group_size, GROUP_SIZE) if size is not None)
     groups = GradedGroups(collection, "train", group_size, args.seed)
 
+    if options.early_stopping is not None and options.early_stopping < 1:
+        raise InputError(f"--early-stopping must be at least 1 evaluation, got {options.early_stopping}")
     dev = read_collection(options.data, ["dev"]) if args.eval_strategy != "no" else None
 
     def measure() -> dict[str, float]:
@@ -162,6 +164,8 @@ def command_line(arguments: Sequence[str]) -> list[str]:
     _add_recipe(parser)
     options, _ = parser.parse_known_args(arguments)
     if options.recipe is None:
+        if options.small:
+            raise InputError("--small is what a recipe has for small machines: name one with --recipe")
         return list(arguments)
     return [*read_recipe(options.recipe).arguments(build_parser(), _defaults(), options.small), *arguments]
 

@@ -111,6 +111,11 @@ def test_a_bad_recipe_is_refused_in_one_line(content: str, why: str, tmp_path: P
         train.command_line(["--recipe", str(tmp_path / "bad.yaml")])
 
 
+def test_small_is_nothing_without_a_recipe() -> None:
+    with pytest.raises(InputError, match="name one with --recipe"):
+        train.command_line(["--small", "--data", "x"])
+
+
 def test_an_unknown_recipe_is_answered_with_those_there_are() -> None:
     with pytest.raises(InputError, match="--recipe nothing: no such file, nor one of real_binary-info_nce, "):
         read_recipe("nothing")

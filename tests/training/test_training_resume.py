@@ -129,6 +129,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(
     ("extra", "why"),
     [
         (["--early-stopping", "2"], "--early-stopping needs --output_dir"),
+        (["--early-stopping", "0", "--output_dir", "p"], "at least 1 evaluation, got 0"),
         (["--resume_from_checkpoint", "last"], "--resume_from_checkpoint last needs --output_dir"),
         (["--resume_from_checkpoint", "/no/such"], "/no/such: is no checkpoint"),
         (["--eval_strategy", "epoch"], "dev.tsv: cannot be read"),
