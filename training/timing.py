@@ -44,10 +44,13 @@ class StepClock(TrainerCallback):  # type: ignore[misc]  # mypy does not follow 
         value = loss()
         self._loss_spans.append((start, self._mark()))
         if value.requires_grad:
-            # Its backward lies between the gradient's arrival at its value and that at the last of its sources.
+            # Its backward lies between the gradient's arrival at its value and that at the first of its sources. All
+            # have theirs by then, but autograd comes to the others when it is through with what lies before the first.
             began: list[Mark] = []
             value.register_hook(lambda _: began.append(self._mark()))
-            register_multi_grad_hook(sources, lambda _: self._loss_spans.append((began.pop(), self._mark())))
+            register_multi_grad_hook(
+                sources, lambda _: self._loss_spans.append((began.pop(), self._mark())), mode="any"
+            )
         return value
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

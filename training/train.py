@@ -35,7 +35,7 @@ from training.groups import GradedGroups
 from training.lora import low_rank
 from training.losses import LOSSES, LossOptions, backend_name, build_loss, wants_all_scores
 from training.recipe import read_recipe
-from training.trainer import DEFAULTS, EARLY_STOPPING, GATHERINGS, GradedTrainer, LossBar
+from training.trainer import DEFAULTS, EARLY_STOPPING, GATHERINGS, GradedTrainer, LossBar, leave_processes
 
 METRICS_FILE, RECIPE_FILE = "metrics.json", "recipe.yaml"
 GROUP_SIZE = 4
@@ -248,7 +248,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps({name: metrics[name] for name in ("backend", "before", "after")}))
             print(f"model, metrics and recipe: {options.output}")
 
-    return exit_status(command)
+    try:
+        return exit_status(command)
+    finally:
+        leave_processes()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -270,6 +271,13 @@ def fit(
     `step` holds the further options of `GradedTrainer`, which also says what is refused.
     """
     return GradedTrainer(encoder, loss, args, groups, callbacks, **step).run()
+
+
+def leave_processes() -> None:
+    """At the end of a command: closes the connections to other processes, which Hugging Face opened. Left open, their
+    threads may end the process with SIGABRT when Python is through."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _evaluation(entry: Mapping[str, float]) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 import trained_by_processes
 from torch import Tensor
 
+from training.checkpoints import last_checkpoint
 from training.data import read_collection
 from training.encoder import BiEncoder
 from training.scratch import scratch_encoder
@@ -32,9 +34,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
     scratch_encoder(texts, hidden_size=32, layers=1, dropout=0.0).save_pretrained(folder / "model")
     trained_by_processes.train_all(collection, folder / "model", folder / "one")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    torchrun(trained_by_processes.__file__, str(collection), str(folder / "model"), str(folder / "two"))
+    return folder
+
+
+def torchrun(*command: str) -> None:
+    """Two processes that run `command`."""
     ended = subprocess.run(
-        [*torchrun, trained_by_processes.__file__, str(collection), str(folder / "model"), str(folder / "two")],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command],
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -42,7 +49,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         timeout=300,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
-    return folder
 
 
 def ragged_collection(folder: Path) -> Path:
@@ -89,3 +95,18 @@ def weights(file: Path) -> dict[str, Tensor]:
 def losses(file: Path) -> list[float]:
     read: list[float] = json.loads(file.read_text(encoding="utf-8"))
     return read
+
+
+@pytest.mark.full
+def test_the_command_trains_in_two_processes_and_one_of_them_writes(trained: Path) -> None:
+    output, points = trained / "commanded", trained / "points"
+    command = ["-m", "training.train", "--data", str(trained / "collection"), "--model", str(trained / "model")]
+    command += ["--from-embeddings", "--gather", "ring", "--use_cpu", "--per_device_train_batch_size", "2"]
+    command += ["--output", str(output), "--output_dir", str(points), "--save_strategy", "steps", "--save_steps", "3"]
+    shutil.copy(trained / "collection/qrels/train.tsv", trained / "collection/qrels/test.tsv")
+    torchrun(*command, "--max_steps", "5", "--learning_rate", "1e-2")
+    metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["after"] != metrics["before"]
+    assert [path.name for path in trained.glob(".commanded*")] == []
+    assert last_checkpoint(points, processes=2) == points / "checkpoint-5"
+    BiEncoder.from_pretrained(output)

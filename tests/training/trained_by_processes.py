@@ -13,7 +13,7 @@ from training.data import read_collection
 from training.encoder import BiEncoder
 from training.groups import GradedGroups
 from training.losses import LossOptions, build_loss
-from training.trainer import fit, training_arguments
+from training.trainer import fit, leave_processes, training_arguments
 
 GLOBAL_BATCH = 4
 CASES: dict[str, tuple[LossOptions, dict[str, Any]]] = {
@@ -55,3 +55,4 @@ def train_all(collection: Path, model: Path, output: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     train_all(*map(Path, sys.argv[1:]))
+    leave_processes()
