@@ -1,16 +1,17 @@
 """`python -m benchmarks.trainer_overhead`: the part of a training step that is not the encoder's forward and backward.
 
-The bundled sample at the paper's batch (16 queries a device, four passages each, 256 tokens), with MiniLM, trained by
-`training.trainer` as `training.train` does. The encoder's part is taken in the steps themselves: its forward, and its
-backward from the gradients' arrival at the embeddings to the end. The rest is reading and tokenizing the batch, scores
-and loss, the optimizer, and what Hugging Face's loop does. The first steps warm up and do not count. On a GPU every
-mark waits for the device, which a training step does not.
+The bundled sample at the paper's batch (16 queries a device, accumulated four times, four passages each, 256 tokens),
+with MiniLM, trained by `training.trainer` as `training.train` does. The encoder's part is taken in the steps
+themselves: its forward, and its backward from the gradients' arrival at the embeddings to the end. The rest is reading
+and tokenizing the batch, scores and loss, the optimizer, and what Hugging Face's loop does. The first step warms up and
+does not count. On a GPU every mark waits for the device, which a training step does not.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -31,8 +32,8 @@ from training.trainer import GradedTrainer, training_arguments
 
 HERE = Path(__file__).parent
 SAMPLE = HERE.parent / "training" / "sample"
-WARM_UP = 2
-BATCH, GROUP, LENGTH = 16, 4, 256
+WARM_UP = 1
+BATCH, ACCUMULATED, GROUP, LENGTH = 16, 4, 4, 256
 LOSSES = {
     "grade_wasserstein": (LossOptions(), False),
     "gaussian_wasserstein": (LossOptions("gaussian_wasserstein", target="softmax"), False),
@@ -91,7 +92,12 @@ def measure(name: str, steps: int) -> dict[str, float | str]:
     loss = build_loss(options, collection.highest_grade(), from_embeddings=from_embeddings)
     spans = Spans()
     with tempfile.TemporaryDirectory() as folder:
-        args = training_arguments(Path(folder), per_device_train_batch_size=BATCH, max_steps=WARM_UP + steps)
+        args = training_arguments(
+            Path(folder),
+            per_device_train_batch_size=BATCH,
+            gradient_accumulation_steps=ACCUMULATED,
+            max_steps=WARM_UP + steps,
+        )
         groups = GradedGroups(collection, "train", GROUP, args.seed)
         trainer = GradedTrainer(encoder, loss, args, groups, [spans], from_embeddings=from_embeddings)
         backward = trainer.accelerator.backward
@@ -121,17 +127,25 @@ def measure(name: str, steps: int) -> dict[str, float | str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trainer_overhead", description=__doc__)
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--losses", nargs="+", choices=tuple(LOSSES), default=tuple(LOSSES))
     parser.add_argument("--out", type=Path, help="result file; default benchmarks/results/trainer-overhead-<date>.json")
     options = parser.parse_args()
     torch.set_num_threads(machine.THREADS)
     rows = []
-    for name in LOSSES:
+    for name in options.losses:
         rows.append(measure(name, options.steps))
         print(rows[-1])
     where = machine.describe()
     out = options.out or HERE / "results" / f"trainer-overhead-{where['date']}.json"
-    settings = {"queries": BATCH, "passages_a_query": GROUP, "max_length": LENGTH, "steps": options.steps}
+    settings = {
+        "queries": BATCH,
+        "accumulated": ACCUMULATED,
+        "passages_a_query": GROUP,
+        "max_length": LENGTH,
+        "steps": options.steps,
+        "load": os.getloadavg()[0],  # above the number of cores: others were at work too
+    }
     out.write_text(
         json.dumps({"machine": where, "settings": settings, "rows": rows}, indent=1) + "\n", encoding="utf-8"
     )
