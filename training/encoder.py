@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from transformers import AutoModel, AutoTokenizer
 
+from training.chunked_encoding import encode_in_chunks
 from training.errors import InputError, first_line
 
 POOLINGS = ("mean", "cls")
@@ -93,9 +94,25 @@ class BiEncoder(nn.Module):
         settings = {"pooling": self.pooling, "normalize": self.normalize, "max_length": self.max_length}
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
-    def forward(self, queries: dict[str, Tensor], passages: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Embeddings [Q, d] and [Q·K, d] of two tokenized batches."""
-        return self.embed(queries), self.embed(passages)
+    def gradient_checkpointing_enable(self, **options: Any) -> None:
+        """Called by HF Trainer with --gradient_checkpointing, in earlier versions of transformers 5 under this name."""
+        self.encoder.gradient_checkpointing_enable(**options)
+
+    def activation_checkpointing_enable(self, **options: Any) -> None:
+        """Called by HF Trainer with --gradient_checkpointing: layers keep their inputs alone."""
+        self.encoder.activation_checkpointing_enable(**options)
+
+    def forward(
+        self,
+        queries: dict[str, Tensor],
+        passages: dict[str, Tensor],
+        chunk_size: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Embeddings [Q, d] and [Q·K, d] of two tokenized batches, `chunk_size` texts at a time (`encode_in_chunks`) or
+        all at once."""
+        if chunk_size is None:
+            return self.embed(queries), self.embed(passages)
+        return encode_in_chunks(self.embed, queries, chunk_size), encode_in_chunks(self.embed, passages, chunk_size)
 
     def embed(self, tokens: dict[str, Tensor]) -> Tensor:
         """Embeddings [B, d] of a tokenized batch: tensors [B, T] as the tokenizer gives them."""

@@ -40,13 +40,13 @@ class GradedGroups(Dataset[Group]):
         if size < 1:
             raise InputError(f"the group size must be at least 1 passage, got {size}")
         self._judged = collection.qrels[split]
-        self._size = size
+        self.size = size
         self._seed = seed
         # In shared memory: workers that outlive an epoch (persistent_workers) see the new one too.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by HF Trainer's dataloader before each epoch."""
+        """Called before each epoch is drawn."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -60,7 +60,7 @@ class GradedGroups(Dataset[Group]):
     def drawn(self, index: int) -> list[tuple[Handle, float]]:
         """The passages of a group, not read yet, and their grades, best grade first."""
         rng = random.Random(f"{self._seed}/{int(self._epoch)}/{index}")
-        return draw_evenly(_invert(self._judged.passages(index, rng)), self._size, rng)
+        return draw_evenly(_invert(self._judged.passages(index, rng)), self.size, rng)
 
 
 def draw_evenly(
@@ -90,7 +90,7 @@ def _invert(grades: Mapping[Passage, float]) -> dict[float, list[Passage]]:
 
 @dataclass(frozen=True)
 class GroupCollator:
-    """Makes a batch of Q groups; K is the size of the largest.
+    """Makes a batch of Q groups; K is `width`, or the size of the largest where that is None.
 
     Returns:
         queries: the tokenizer's tensors for Q texts.
@@ -102,9 +102,10 @@ class GroupCollator:
 
     tokenizer: Any
     max_length: int
+    width: int | None = None  # given where batches of several processes must fit together
 
     def __call__(self, groups: Sequence[Group]) -> dict[str, Any]:
-        width = max(len(group.passages) for group in groups)
+        width = self.width or max(len(group.passages) for group in groups)
         passages: list[str] = []
         for group in groups:
             passages += [*group.passages, *[""] * (width - len(group.passages))]

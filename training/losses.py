@@ -1,5 +1,5 @@
-"""The losses the trainer offers, by name. All are called alike: loss(scores, grades, mask=mask) → float32
-scalar."""
+"""The losses the trainer offers, by name. All are called alike, loss(scores, grades, mask=mask) → float32 scalar, or
+loss.from_embeddings(queries, passages, grades, mask=mask), which never stores the scores."""
 
 from __future__ import annotations
 
@@ -8,15 +8,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 import wassrank
 from training.errors import InputError
 
+Loss = (
+    wassrank.GradeWassersteinLoss
+    | wassrank.GaussianWassersteinLoss
+    | wassrank.InfoNCELoss
+    | wassrank.ListwiseKLLoss
+    | wassrank.CombinedLoss
+)
+
 # By the name of wassrank's function: the module, and which of LossOptions it has beside those all have.
 _TARGET = ("label_temperature", "target")
-_MODULES: dict[str, tuple[Callable[..., nn.Module], tuple[str, ...]]] = {
+_MODULES: dict[str, tuple[Callable[..., Loss], tuple[str, ...]]] = {
     "grade_wasserstein": (wassrank.GradeWassersteinLoss, ("p", *_TARGET)),
+    "gaussian_wasserstein": (wassrank.GaussianWassersteinLoss, _TARGET),
     "info_nce": (wassrank.InfoNCELoss, ()),
     "listwise_kl": (wassrank.ListwiseKLLoss, _TARGET),
     "combined_loss": (wassrank.CombinedLoss, ("p", *_TARGET, "wasserstein", "info_nce", "kl")),
@@ -40,22 +48,39 @@ class LossOptions:
     backend: str = "auto"
 
 
-def build_loss(options: LossOptions, highest_grade: int) -> nn.Module:
-    """The loss for grades 0 … highest_grade.
+def build_loss(
+    options: LossOptions, highest_grade: int, real_grades: bool = False, from_embeddings: bool = False
+) -> Loss:
+    """The loss for grades 0 … highest_grade, or for real numbers.
 
     Raises:
-        InputError: an option the loss refuses: now, not after the first evaluation has been paid for.
+        InputError: an option the loss refuses, or grades that it does not take, of scores or of embeddings: now, not
+            after the first evaluation has been paid for.
     """
     if options.name not in _MODULES:
         raise InputError(f"loss must be one of {LOSSES}, got {options.name!r}")
     module, own = _MODULES[options.name]
     given: dict[str, Any] = {name: getattr(options, name) for name in ("temperature", "in_batch", "backend", *own)}
     loss = module(**given, num_levels=max(highest_grade, options.in_batch or 0) + 1)
+    grades = torch.zeros(1, 1, dtype=torch.float32 if real_grades else torch.int64)
+    mask = torch.ones(1, 1, dtype=torch.bool)
     try:
-        loss(torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.int64), mask=torch.ones(1, 1, dtype=torch.bool))
-    except ValueError as error:
+        if from_embeddings:
+            loss.from_embeddings(torch.zeros(1, 1), torch.zeros(1, 1), grades, mask=mask)
+        else:
+            loss(torch.zeros(1, 1), grades, mask=mask)
+    except (ValueError, TypeError) as error:
         raise InputError(f"loss {options.name}: {error}") from error
     return loss
+
+
+def wants_all_scores(options: LossOptions) -> bool:
+    """Whether each query is scored against all passages of the batch, or only against its own.
+
+    Where other queries' passages are left out, a loss of rows has no use for their scores. To the Gaussian distance a
+    column is a passage, so that columns which queries share would be another loss.
+    """
+    return options.in_batch is not None or options.name == "gaussian_wasserstein"
 
 
 def backend_name(options: LossOptions, device: torch.device) -> str:

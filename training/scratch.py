@@ -35,6 +35,7 @@ def scratch_encoder(
     hidden_size: int = 128,
     layers: int = 2,
     max_length: int = 128,
+    dropout: float = 0.1,
 ) -> BiEncoder:
     """A BERT of `layers` layers with random weights (torch's generator), mean pooling, unit embeddings."""
     tokenizer = scratch_tokenizer(texts)
@@ -46,5 +47,7 @@ def scratch_encoder(
         intermediate_size=4 * hidden_size,
         max_position_embeddings=max_length,
         pad_token_id=tokenizer.pad_token_id,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
     )
     return BiEncoder(BertModel(config), tokenizer, max_length=max_length)

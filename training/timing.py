@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import register_multi_grad_hook
 from transformers import TrainerCallback
 
 Mark = float | torch.cuda.Event
@@ -19,9 +20,10 @@ MEASURED_STEPS = 200
 class StepClock(TrainerCallback):  # type: ignore[misc]  # mypy does not follow transformers
     """Times MEASURED_STEPS optimisation steps, after the first, which warms things up, and their loss.
 
-    A step runs from the end of the one before to its own end, collation included. The loss is its forward
-    from the scores on, and its backward as far as the scores; computing the scores themselves is not part of
-    it. CPU by the wall clock, CUDA by events on the stream, so that nothing waits for the device.
+    A step runs from the end of the one before to its own end, collation included. The loss is its forward from the
+    scores on, and its backward as far as the scores; computing the scores themselves is not part of it, unless it is
+    the loss that does so, from embeddings. CPU by the wall clock, CUDA by events on the stream, so that nothing waits
+    for the device.
     """
 
     def __init__(self) -> None:
@@ -30,19 +32,25 @@ class StepClock(TrainerCallback):  # type: ignore[misc]  # mypy does not follow 
         self._loss_spans: list[tuple[Mark, Mark]] = []
         self._device = torch.device("cpu")
 
-    def timed(self, loss: Callable[..., Tensor], scores: Tensor, grades: Tensor, mask: Tensor) -> Tensor:
-        """loss(scores, grades, mask=mask), noting when its forward and its backward begin and end."""
+    def timed(self, loss: Callable[[], Tensor], *sources: Tensor) -> Tensor:
+        """loss(), noting when its forward and its backward begin and end.
+
+        `sources` is where its backward ends: the scores, or queries and passages if it starts from those.
+        """
         if self._steps >= MEASURED_STEPS:
-            return loss(scores, grades, mask=mask)
-        self._device = scores.device
+            return loss()
+        self._device = sources[0].device
         start = self._mark()
-        value = loss(scores, grades, mask=mask)
+        value = loss()
         self._loss_spans.append((start, self._mark()))
         if value.requires_grad:
-            # Its backward lies between the gradient's arrival at its value and that at its scores.
+            # Its backward lies between the gradient's arrival at its value and that at the first of its sources. All
+            # have theirs by then, but autograd comes to the others when it is through with what lies before the first.
             began: list[Mark] = []
             value.register_hook(lambda _: began.append(self._mark()))
-            scores.register_hook(lambda _: self._loss_spans.append((began.pop(), self._mark())))
+            register_multi_grad_hook(
+                sources, lambda _: self._loss_spans.append((began.pop(), self._mark())), mode="any"
+            )
         return value
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

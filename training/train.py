@@ -2,9 +2,12 @@
 
     python -m training.train --data DATA --output DIR --loss grade_wasserstein [HF training arguments]
 
-DATA is a folder in the BEIR layout or a YAML file of sources (see data.py). DIR then holds the model (for AutoModel,
-AutoTokenizer and BiEncoder.from_pretrained) and metrics.json: the quality before and after, the loss curve, and what
-was run. It appears when all of it is there, or not at all.
+    python -m training.train --recipe RECIPE [--small] --output DIR [whatever is to differ from the recipe]
+
+DATA is a folder in the BEIR layout or a YAML file of sources (see data.py), RECIPE a YAML file of options (recipe.py).
+DIR then holds the model (for AutoModel, AutoTokenizer and BiEncoder.from_pretrained), recipe.yaml: all options of this
+run, and metrics.json: the quality before and after, the loss curve, and what was run. It appears when all of it is
+there, or not at all.
 """
 
 from __future__ import annotations
@@ -12,25 +15,29 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from transformers import HfArgumentParser, TrainingArguments
+import yaml  # type: ignore[import-untyped]
+from transformers import EarlyStoppingCallback, HfArgumentParser, TrainerCallback, TrainingArguments
 
+from training.checkpoints import LAST
 from training.cli import OneLineErrors, add_encoder_options, encoder_from, exit_status
 from training.data import read_collection
 from training.errors import InputError
 from training.evaluate import RELEVANT_GRADE, evaluate
 from training.folders import staged
 from training.groups import GradedGroups
-from training.losses import LOSSES, LossOptions, backend_name, build_loss
-from training.trainer import DEFAULTS, LossBar, fit
+from training.lora import low_rank
+from training.losses import LOSSES, LossOptions, backend_name, build_loss, wants_all_scores
+from training.recipe import read_recipe
+from training.trainer import DEFAULTS, EARLY_STOPPING, GATHERINGS, GradedTrainer, LossBar, leave_processes
 
-METRICS_FILE = "metrics.json"
+METRICS_FILE, RECIPE_FILE = "metrics.json", "recipe.yaml"
 GROUP_SIZE = 4
 
 
@@ -49,13 +56,40 @@ def train(options: argparse.Namespace, args: TrainingArguments, folder: Path) ->
         kl=options.kl,
         backend=options.backend,
     )
-    loss = build_loss(loss_options, collection.highest_grade())
+    real_grades = collection.qrels["train"].real
+    loss = build_loss(loss_options, collection.highest_grade(), real_grades, options.from_embeddings)
     encoder = encoder_from(options).to(args.device)
     group_size = next(size for size in (options.group_size, collection.group_size, GROUP_SIZE) if size is not None)
     groups = GradedGroups(collection, "train", group_size, args.seed)
 
-    before = evaluate(encoder, collection, "test", options.relevant_grade, progress="evaluating before")
-    run = fit(encoder, groups, loss, args, in_batch=options.in_batch is not None, callbacks=[LossBar(options.loss)])
+    if options.early_stopping is not None and options.early_stopping < 1:
+        raise InputError(f"--early-stopping must be at least 1 evaluation, got {options.early_stopping}")
+    dev = read_collection(options.data, ["dev"]) if args.eval_strategy != "no" else None
+
+    def measure() -> dict[str, float]:
+        assert dev is not None
+        return evaluate(encoder, dev, "dev", options.relevant_grade).means()
+
+    callbacks: list[TrainerCallback] = [LossBar(options.loss)]
+    if options.early_stopping is not None:
+        callbacks.append(EarlyStoppingCallback(options.early_stopping))
+
+    with low_rank(encoder, options.lora_rank, options.lora_alpha, options.lora_targets):
+        trainer = GradedTrainer(
+            encoder,
+            loss,
+            args,
+            groups,
+            callbacks,
+            in_batch=wants_all_scores(loss_options),
+            encode_chunk_size=options.encode_chunk_size,
+            from_embeddings=options.from_embeddings,
+            gather=options.gather,
+            measure=None if dev is None else measure,
+        )
+        # After everything that may be refused: it may take hours.
+        before = evaluate(encoder, collection, "test", options.relevant_grade, progress="evaluating before")
+        run = trainer.run()
     after = evaluate(encoder, collection, "test", options.relevant_grade, progress="evaluating after")
 
     metrics = {
@@ -74,24 +108,71 @@ class _HfParser(HfArgumentParser):  # type: ignore[misc]  # mypy does not follow
     error = OneLineErrors.error
 
 
-def huggingface_arguments(remaining: Sequence[str]) -> TrainingArguments:
-    """HF TrainingArguments from a command line, with this trainer's defaults.
+NO_RECIPE = ("output", "recipe", "small", "output_dir", "resume_from_checkpoint", "hub_token", "push_to_hub_token")
+"""Options that say where this run was and what it was allowed, not what it was."""
+
+
+def huggingface_arguments(
+    remaining: Sequence[str], early_stopping: bool = False
+) -> tuple[TrainingArguments, dict[str, Any]]:
+    """HF TrainingArguments from a command line, with this trainer's defaults; and the same for a recipe: those that
+    Hugging Face does not choose by itself.
 
     Raises:
         InputError: a value HF refuses, or checkpoints without a place of their own.
     """
-    parser = _HfParser(TrainingArguments, prog="training.train")
-    parser.set_defaults(**DEFAULTS, output_dir="")
-    try:
-        args: TrainingArguments
-        args, unknown = parser.parse_args_into_dataclasses(list(remaining), return_remaining_strings=True)
-    except ValueError as error:
-        raise InputError(f"training arguments: {error}") from error
+    parser = _HfParser(TrainingArguments, prog="training.train", allow_abbrev=False)
+    own = DEFAULTS | (EARLY_STOPPING if early_stopping else {})
+    parser.set_defaults(**own, output_dir="")
+    namespace, unknown = parser.parse_known_args(list(remaining))
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    asked, defaults = vars(namespace), _defaults()
+    chosen = {name: value for name, value in asked.items() if name in own or value != defaults[name]}
+    try:
+        args: TrainingArguments = parser.parse_dict(asked)[0]
+    except ValueError as error:
+        raise InputError(f"training arguments: {error}") from error
     if args.save_strategy != "no" and not args.output_dir:
-        raise InputError("--save_strategy needs --output_dir, a folder of its own that keeps HF's checkpoints")
-    return args
+        asking = "--early-stopping" if early_stopping else "--save_strategy"
+        raise InputError(f"{asking} needs --output_dir, a folder of its own that keeps HF's checkpoints")
+    if args.resume_from_checkpoint == LAST and not args.output_dir:
+        raise InputError(f"--resume_from_checkpoint {LAST} needs --output_dir, where the checkpoints are")
+    return args, chosen
+
+
+def _defaults() -> dict[str, Any]:
+    """What Hugging Face chooses, by name."""
+    defaults: dict[str, Any] = vars(HfArgumentParser(TrainingArguments).parse_args([]))
+    return defaults
+
+
+def save_recipe(options: argparse.Namespace, chosen: Mapping[str, Any], file: Path) -> None:
+    """All options of a run, as a recipe that repeats it."""
+    own = {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in vars(options).items()}
+    recipe = {name: value for name, value in {**own, **chosen}.items() if name not in NO_RECIPE and value is not None}
+    file.write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def command_line(arguments: Sequence[str]) -> list[str]:
+    """The arguments, after those of the recipe that they name.
+
+    Raises:
+        InputError: the recipe cannot be used.
+    """
+    parser = OneLineErrors(prog="training.train", add_help=False, allow_abbrev=False)
+    _add_recipe(parser)
+    options, _ = parser.parse_known_args(arguments)
+    if options.recipe is None:
+        if options.small:
+            raise InputError("--small is what a recipe has for small machines: name one with --recipe")
+        return list(arguments)
+    return [*read_recipe(options.recipe).arguments(build_parser(), _defaults(), options.small), *arguments]
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--recipe", default=None, help="YAML file of options, or the name of one in training/recipes")
+    parser.add_argument("--small", action="store_true", help="the recipe as it runs on a small machine")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -104,6 +185,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Every other argument is one of Hugging Face's TrainingArguments: --learning_rate, "
         "--max_steps, --bf16, --gradient_accumulation_steps, --seed and so on.",
     )
+    _add_recipe(parser)
     parser.add_argument("--data", type=Path, required=True, help="folder in the BEIR layout or YAML of sources")
     parser.add_argument("--output", type=Path, required=True, help="folder for model and metrics; must not exist yet")
     add_encoder_options(parser)
@@ -124,6 +206,18 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--wasserstein", type=float, default=loss.wasserstein, help="its factor in combined_loss")
     parser.add_argument("--info-nce", type=float, default=loss.info_nce, help="its factor in combined_loss")
     parser.add_argument("--kl", type=float, default=loss.kl, help="its factor in combined_loss")
+    chunk = "texts the encoder takes at once, for batches that do not fit; None: the batch"
+    parser.add_argument("--encode-chunk-size", type=int, default=None, help=chunk)
+    parser.add_argument(
+        "--from-embeddings", action=argparse.BooleanOptionalAction, default=False, help="never store the scores"
+    )
+    gather = "in-batch passages of all processes: gathered, or sent round; with --from-embeddings"
+    parser.add_argument("--gather", choices=tuple(GATHERINGS), default="none", help=gather)
+    parser.add_argument("--lora-rank", type=int, default=None, help="train changes of this rank; None: all weights")
+    parser.add_argument("--lora-alpha", type=float, default=16.0, help="these are multiplied by alpha / rank")
+    parser.add_argument("--lora-targets", nargs="+", default=None, help="layers that change; None: every linear one")
+    patience = "stop after so many evaluations without a better nDCG@10 on the split dev; keep the best"
+    parser.add_argument("--early-stopping", type=int, default=None, metavar="N", help=patience)
     parser.add_argument("--backend", default=loss.backend, help="of wassrank: auto, native, triton, torch")
     return parser
 
@@ -138,21 +232,26 @@ def _grade_or_none(text: str) -> int | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command: trains, prints the quality before and after. Returns the exit status."""
-    options, remaining = build_parser().parse_known_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
 
     def command() -> None:
-        args = huggingface_arguments(remaining)
+        options, remaining = build_parser().parse_known_args(command_line(given))
+        args, chosen = huggingface_arguments(remaining, options.early_stopping is not None)
         # Under torchrun every process trains and evaluates, and one writes.
         writes = args.process_index == 0
         folder: AbstractContextManager[str | Path] = staged(options.output) if writes else TemporaryDirectory()
         with folder as path:
             args.output_dir = args.output_dir or str(path)
             metrics = train(options, args, Path(path))
+            save_recipe(options, chosen, Path(path) / RECIPE_FILE)
         if writes:
             print(json.dumps({name: metrics[name] for name in ("backend", "before", "after")}))
-            print(f"model and metrics: {options.output}")
+            print(f"model, metrics and recipe: {options.output}")
 
-    return exit_status(command)
+    try:
+        return exit_status(command)
+    finally:
+        leave_processes()
 
 
 if __name__ == "__main__":

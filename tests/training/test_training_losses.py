@@ -25,6 +25,16 @@ def test_all_losses_are_called_alike(name: str, in_batch: int | None) -> None:
     assert scores.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("from_embeddings", [False, True])
+def test_real_grades_are_refused_only_where_their_order_would_be_asked_for(from_embeddings: bool) -> None:
+    for name in LOSSES:
+        if from_embeddings and name in ("grade_wasserstein", "listwise_kl", "combined_loss"):
+            with pytest.raises(InputError, match=f"{name}: from embeddings labels must be integer grades"):
+                build_loss(LossOptions(name), 0, real_grades=True, from_embeddings=True)
+        else:
+            build_loss(LossOptions(name), 0, real_grades=True, from_embeddings=from_embeddings)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from training.encoder import BiEncoder
 from training.errors import InputError
 from training.evaluate import evaluate
 from training.groups import GradedGroups, Group, GroupCollator
-from training.losses import LossOptions, build_loss
+from training.losses import LossOptions, build_loss, wants_all_scores
 from training.timing import StepClock
 from training.trainer import TrainingRun, fit, score, training_arguments
 
@@ -32,11 +33,18 @@ def collection(collection_folder: Path) -> Collection:
     return read_collection(collection_folder, ["train", "test"])
 
 
-def train(encoder: BiEncoder, collection: Collection, folder: Path, options: LossOptions, **given: Any) -> TrainingRun:
+def train(
+    encoder: BiEncoder,
+    collection: Collection,
+    folder: Path,
+    options: LossOptions,
+    step: Any = None,  # options of the step
+    **given: Any,
+) -> TrainingRun:
     args = training_arguments(folder / "unused", **({"logging_steps": 1} | given))
     groups = GradedGroups(collection, "train", 4, args.seed)
-    loss = build_loss(options, collection.highest_grade())
-    return fit(encoder, groups, loss, args, in_batch=options.in_batch is not None)
+    loss = build_loss(options, collection.highest_grade(), from_embeddings=(step or {}).get("from_embeddings", False))
+    return fit(encoder, groups, loss, args, in_batch=wants_all_scores(options), **(step or {}))
 
 
 def weights(encoder: BiEncoder) -> Tensor:
@@ -99,6 +107,43 @@ def test_padding_changes_nothing(name: str, tiny_encoder: MakeEncoder) -> None:
 
     alone = (gradient([short]) + gradient([long])) / 2
     torch.testing.assert_close(gradient([short, long]), alone, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "gather"),
+    [
+        (LossOptions("combined_loss", kl=0.5), "none"),
+        (LossOptions("info_nce", in_batch=None), "ring"),  # with nobody to share with
+        (LossOptions("gaussian_wasserstein"), "none"),
+        (LossOptions("gaussian_wasserstein", in_batch=None), "none"),
+    ],
+)
+def test_from_embeddings_trains_as_from_scores(
+    options: LossOptions, gather: str, tiny_encoder: MakeEncoder, collection: Collection, tmp_path: Path
+) -> None:
+    of_scores, of_embeddings = tiny_encoder(), tiny_encoder()
+    before = weights(of_scores)
+    given = {"max_steps": 2, "per_device_train_batch_size": 4} | PLAIN_SGD
+    expected = train(of_scores, collection, tmp_path, options, **given)
+    run = train(of_embeddings, collection, tmp_path, options, {"from_embeddings": True, "gather": gather}, **given)
+    moved = weights(of_scores) - before
+    assert moved.norm() > 1e-3
+    assert run.losses == pytest.approx(expected.losses, rel=1e-4)
+    assert (weights(of_embeddings) - before - moved).norm() < 1e-3 * moved.norm()
+
+
+@pytest.mark.parametrize(
+    ("step", "why"),
+    [
+        ({"gather": "ring"}, "needs --from-embeddings"),
+        ({"gather": "all", "from_embeddings": True}, "must be one of none, passages, ring, got 'all'"),
+    ],
+)
+def test_what_cannot_be_gathered_is_refused(
+    step: dict[str, Any], why: str, tiny_encoder: MakeEncoder, collection: Collection, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=why):
+        train(tiny_encoder(), collection, tmp_path, LossOptions(), step, per_device_train_batch_size=4)
 
 
 def test_scores_are_inner_products_query_major() -> None:
@@ -174,8 +219,10 @@ def test_a_data_set_smaller_than_a_batch_is_refused(
         train(tiny_encoder(), collection, tmp_path, LossOptions(), per_device_train_batch_size=9)
 
 
-def test_the_clock_measures_the_loss_and_only_the_loss() -> None:
-    """Forward 20 ms and backward 30 ms of a loss, in a step that also sleeps 100 ms elsewhere."""
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_clock_measures_the_loss_and_only_the_loss(count: int) -> None:
+    """Forward 20 ms and backward 30 ms of a loss of scores, or of queries and passages, in a step that also sleeps 100
+    ms for each of those."""
 
     def slow(tensor: Tensor, forward: float, backward: float) -> Tensor:
         time.sleep(forward)
@@ -183,20 +230,19 @@ def test_the_clock_measures_the_loss_and_only_the_loss() -> None:
         inner.register_hook(lambda _: time.sleep(backward))
         return inner * 1
 
-    def loss(scores: Tensor, grades: Tensor, *, mask: Tensor) -> Tensor:
-        return slow(scores, 0.02, 0.03).sum()
+    def loss(sources: list[Tensor]) -> Tensor:
+        return slow(torch.cat(sources), 0.02, 0.03).sum()
 
     clock = StepClock()
     weight = torch.randn(2, 3, requires_grad=True)
-    unused = torch.zeros(0)
     for _ in range(4):
-        scores = slow(weight, 0.04, 0.06)
-        clock.timed(loss, scores, unused, unused).backward()
+        sources = [slow(weight, 0.04, 0.06) for _ in range(count)]
+        clock.timed(partial(loss, sources), *sources).backward()
         clock.on_step_end(None, None, None)
     seconds, share = clock.seconds_per_step(), clock.loss_share()
     assert seconds is not None
     assert share is not None
-    assert 0.15 <= seconds < 0.3
+    assert 0.05 + 0.1 * count <= seconds < 0.15 + 0.15 * count
     assert 0.05 <= seconds * share < 0.1
 
 
