@@ -6,6 +6,7 @@
 #   make gpu         build, test and measure on an NVIDIA GPU -> build/gpu (no network needed where python3 has torch
 #                    for CUDA); GPU_ARGS="--minutes 10 --tune" and so on: python -m benchmarks.gpu --help
 #   make bench       CPU benchmarks -> benchmarks/results/
+#   make lucene      Lucene's BM25 for mining negatives, with a Java of its own, into the environment
 #   make venv        the set-up alone
 #   make format      ruff and clang-format, in place
 PYTHON ?= python3
@@ -26,7 +27,7 @@ SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -na
 CXX_FILES = $(shell git ls-files -co --exclude-standard '*.cpp' '*.h' '*.cu' '*.cuh')
 NVCC := $(shell command -v nvcc 2>/dev/null)
 
-.PHONY: demo test test-full gpu lint types bench venv format cuda clean
+.PHONY: demo test test-full lucene gpu lint types bench venv format cuda clean
 
 venv: $(STAMP)
 
@@ -52,7 +53,10 @@ demo: $(STAMP)
 test: lint types cuda
 	$(BIN)/python -m pytest $(PARALLEL) -m 'not gpu and not full'
 
-test-full: lint types cuda
+lucene: $(STAMP)
+	$(BIN)/python -m training.bm25 --install
+
+test-full: lint types cuda lucene
 	$(BIN)/python -m pytest $(PARALLEL) -m 'not gpu'
 
 # A Python that has torch for CUDA is used as it is: it may be all there is, on a machine without a network.

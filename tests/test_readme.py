@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import polar_factor, readme
+from benchmarks import from_embeddings, polar_factor, readme
 
 
 def test_tables_are_what_the_stored_results_say() -> None:
@@ -42,4 +42,10 @@ def test_snippet_runs_as_it_stands() -> None:
 def test_the_page_on_the_polar_factor_holds_the_newest_results() -> None:
     assert polar_factor.PAGE.read_text(encoding="utf-8") == polar_factor.page(), (
         "run python -m benchmarks.polar_factor --page"
+    )
+
+
+def test_the_page_on_losses_from_embeddings_holds_the_newest_results() -> None:
+    assert from_embeddings.PAGE.read_text(encoding="utf-8") == from_embeddings.page(), (
+        "run python -m benchmarks.from_embeddings --page"
     )
