@@ -185,6 +185,7 @@ def test_a_row_of_a_hundred_thousand_points(p: float, drivers: Drivers) -> None:
     check(given, drivers.run([given.call])[0])
 
 
+@pytest.mark.full  # a minute
 def test_blocks_stride_over_rows_that_share_a_workspace(drivers: Drivers) -> None:
     """More rows than blocks in flight: no row is left out, and none is overtaken by the next."""
     (given,) = (i for i in SORTED_OWN if i.case.name == FEW_BLOCKS.input)

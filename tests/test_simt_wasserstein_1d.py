@@ -144,6 +144,7 @@ def test_memory_is_touched_only_where_it_may_be_and_threads_do_not_race(
             assert torch.equal(bits(one), bits(other)), given
 
 
+@pytest.mark.full  # a minute
 def test_blocks_stride_over_pairs_that_share_a_workspace(programs: dict[str, Future[Path]]) -> None:
     """More pairs than blocks in flight: none is left out, and none is overtaken by the next."""
     given = find(FEW_BLOCKS)

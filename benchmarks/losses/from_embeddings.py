@@ -63,6 +63,7 @@ class FromEmbeddings:
     def contenders(self, problem: Problem, device: str) -> dict[str, Contender]:
         backends = ("native",) if device == "cpu" else ("triton",)
         found = {f"wassrank {b}": Contender(self._ours(b)) for b in backends if missing(b, device) is None}
+        found["plain torch"] = Contender(self._ours("torch"))
         found[STORED] = Contender(self._stored)
         found[CROSS_ENTROPY] = Contender(cross_entropy)
         if self.loss == "info_nce" and hasattr(F, "linear_cross_entropy"):  # since torch 2.13

@@ -16,15 +16,17 @@ from benchmarks import losses
 from benchmarks.gpu.stages.timings import problems
 from benchmarks.gpu.stages.tune import Trial
 from benchmarks.gpu.timing import measure
+from benchmarks.losses.from_embeddings import CHUNKED, CROSS_ENTROPY
 from benchmarks.problem import Contender, Inputs, Loss, Problem, loss_and_gradients, training_step
 
 SMALL = {"in_batch": (4, 24), "packed": (5, 64), "padded": (5, 64)}
-OTHER_LOSSES = {"F.cross_entropy", "scipy in a loop, no gradient"}
+OTHER_LOSSES = {"F.cross_entropy", "scipy in a loop, no gradient", CROSS_ENTROPY, CHUNKED}
 SLOW = {"torch.compile of plain torch"}
 
 
 def small(problem: Problem) -> Problem:
-    return replace(problem, shape=SMALL.get(problem.labels, (5, 33)))
+    shape = SMALL.get(problem.labels, (5, 33))
+    return replace(problem, shape=(*shape, 16) if len(problem.shape) == 3 else shape)
 
 
 @pytest.mark.parametrize("problem", problems(), ids=lambda p: p.id)
