@@ -33,6 +33,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "dense": ("grade_wasserstein", {"dense": True, "tile": (2, 4)}),
     "dense, pairs left out": ("combined_loss", {"dense": True, "kl": 0.3, "exclude": "pairs"}),
     "pairs left out": ("info_nce", {"exclude": "pairs"}),
+    "pairs left out, a list": ("info_nce", {"exclude": "list"}),
     "left out by a mask": ("info_nce", {"exclude": "bool"}),
     "negative_grade": ("info_nce", {"negative_grade": 1}),
     "given": ("listwise_kl", {"target": "own"}),
@@ -137,6 +138,8 @@ def main(out: Path, dies: bool) -> None:
     for way in WAYS:
         for name in CASES:
             q, p, labels, asked = part(name, rows)
+            if CASES[name][1].get("exclude") == "list":
+                asked["exclude"] = asked["exclude"].tolist()
             found[name, way] = step(name, q, p, labels, asked, gather=way)
         found["averaged", way] = averaged(rows, way)
     for name, call in wrong(rank).items():

@@ -56,7 +56,8 @@ def check_temperature(temperature: float | Tensor, queries: Tensor) -> None:
         checks.check_positive("temperature", float(temperature.detach()), "scores are divided by it")
 
 
-def check_exclude(exclude: object, scores: Tensor) -> None:
+def check_exclude(exclude: object, scores: Tensor, *, shared: bool) -> None:
+    """`shared`: there are passages elsewhere, so that how many is not known here."""
     if exclude is None:
         return
     shape = tuple(scores.shape)
@@ -69,7 +70,7 @@ def check_exclude(exclude: object, scores: Tensor) -> None:
         got = f"{exclude.dtype} {tuple(exclude.shape)}"
     elif isinstance(exclude, Sequence) and all(isinstance(pair, Sequence) and len(pair) == 2 for pair in exclude):
         for query, passage in exclude:
-            if not (0 <= query < shape[0] and 0 <= passage < shape[1]):
+            if not (0 <= query < shape[0] and passage >= 0 and (shared or passage < shape[1])):
                 raise ValueError(
                     f"exclude holds the pair ({query}, {passage}), but there are {shape[0]} queries and {shape[1]} "
                     f"passages"

@@ -327,7 +327,8 @@ def _row_losses(
 
     def check() -> None:
         _check(queries, passages, labels, options, gather, validate)
-        _check_row_losses(queries, labels, terms, options, negative_grade)
+        scores = embedding_checks.shape_of_scores(queries, passages)
+        _check_row_losses(scores, labels, terms, options, negative_grade)
 
     shared, first, total = None, 0, None
     if gather and present():
@@ -389,7 +390,7 @@ def _check(
     asked = (o[name] for name in ("label_temperature", "target", "mask", "in_batch", "num_levels"))
     checks.check_asked(scores, labels, len(queries), *asked)
     embedding_checks.check_temperature(o["temperature"], queries)
-    embedding_checks.check_exclude(o["exclude"], scores)
+    embedding_checks.check_exclude(o["exclude"], scores, shared=shared)
     embedding_checks.check_tile(o["tile"], queries)
     why = asks_for_more(o["target"], o.get("weight"), o["label_temperature"])
     if why is not None:
@@ -402,13 +403,13 @@ def _check(
 
 
 def _check_row_losses(
-    queries: Tensor, labels: Tensor, terms: Terms, options: dict[str, Any], negative_grade: int | None
+    scores: Tensor, labels: Tensor, terms: Terms, options: dict[str, Any], negative_grade: int | None
 ) -> None:
     o = options
     if o["weight"] is not None:
-        checks.check_one_a_query("weight", o["weight"], queries, len(queries))
+        checks.check_one_a_query("weight", o["weight"], scores, len(scores))
     if o["positives"] is not None:
-        checks.check_positives(o["positives"], queries, len(queries))
+        checks.check_positives(o["positives"], scores, len(scores))
     checks.check_order(o["p"])
     checks.check_choice("reduction", o["reduction"], checks.REDUCTIONS)
     if labels.is_floating_point() and (terms.wasserstein or (terms.kl and not isinstance(o["target"], Tensor))):
@@ -424,6 +425,8 @@ def _check_row_losses(
 def _columns_of(options: dict[str, Any], labels: Tensor) -> int:
     """How many passages the processes have together, by what is given of all of them; [q, K] where nothing is."""
     for value in (options["mask"], options["target"], options["exclude"]):
-        if isinstance(value, Tensor) and value.dim() == 2 and value.shape != labels.shape and value.shape[1] != 2:
+        if not isinstance(value, Tensor) or value.dtype not in (torch.bool, *checks.FLOATS):  # pairs know of no number
+            continue
+        if value.dim() == 2 and value.shape != labels.shape:
             return value.shape[1]
     return labels.shape[1]
