@@ -5,12 +5,12 @@ Where processes share a batch the passes already work on some of its rows, and w
 and forgotten. The gradient never is [Q, N] either: each chunk's goes to the embeddings at once.
 
 Scores are multiplied out once forward and once backward, four matrix products of 2QNd operations in all instead of
-three (1024 queries, 8192 passages of width 384, two threads of an EPYC: 0.47 s a step, with scores stored 0.42 s, of
-both 0.23 s the polar factor), where targets have the form of blocks: what the products with the targets need beside P,
-the excess w, depends on labels alone and is found first, from scores of 0; and what needs the columns' means, which are
-known when all chunks have been seen, is ⟨P_i, x + y(P_i − μ_P)⟩ alone, of which the gradient is the first to ask.
-Otherwise (targets written out, a score of −inf, the diagonal covariance) it is one more sweep for the products; targets
-that are written out tile by tile take one for each tile's part of the columns, which is one more of each kind.
+three (1024 queries, 8192 passages of width 384, two threads of an EPYC: 0.43 s a step, with scores stored 0.36 s;
+benchmarks/losses/from_embeddings.py), where targets have the form of blocks: what the products with the targets need
+beside P, the excess w, depends on labels alone and is found first, from scores of 0; and what needs the columns' means,
+which are known when all chunks have been seen, is ⟨P_i, x + y(P_i − μ_P)⟩ alone, of which the gradient is the first to
+ask. Otherwise (targets written out, a score of −inf, the diagonal covariance) it is one more sweep for the products;
+targets that are written out tile by tile take one for each tile's part of the columns, which is one more of each kind.
 """
 
 from __future__ import annotations
