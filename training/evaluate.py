@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from training.cli import OneLineErrors, add_encoder_options, encoder_from, exit_status
 from training.data import Collection
@@ -91,11 +92,26 @@ def retrieve(
     device = next(encoder.parameters()).device
     passages = embeddings(encoder, collection.corpus.values(), batch_size, progress, search.cache)  # [N, d]
     asked = encoder.encode([collection.queries[query] for query in queries], batch_size)  # [Q, d]
+    return find(asked, passages, queries, list(collection.corpus), search, device)
+
+
+def find(
+    asked: Tensor,  # [Q, d]
+    passages: Tensor,  # [N, d]
+    queries: Sequence[str],  # ids
+    corpus: Sequence[str],  # ids
+    search: Search = SEARCH,
+    device: torch.device | str = "cpu",
+) -> Run:
+    """The `search.depth` best passages of each query, from embeddings.
+
+    Raises:
+        InputError: embeddings that are not finite or not of one dimension, FAISS asked for and not installed.
+    """
     # One more, where one may be left out.
     scores, positions = top_k(asked, passages, search.depth + (not search.identical), device, search.engine)
-    ids = list(collection.corpus)
     run: Run = {
-        query: dict(zip([ids[position] for position in row], of_row, strict=True))
+        query: dict(zip([corpus[position] for position in row], of_row, strict=True))
         for query, row, of_row in zip(queries, positions.tolist(), scores.tolist(), strict=True)
     }
     return run if search.identical else without_identical(run, search.depth)

@@ -34,12 +34,18 @@ class GradedGroups(Dataset[Group]):
     query's grades and without repetition; a query with fewer than `size` passages gives all it has. What is drawn
     depends on the seed, the epoch and the query's place only: not on the order of access, the number of workers or
     processes or any global random state.
+
+    Args:
+        places: only these queries of the split, by their places; None: all.
     """
 
-    def __init__(self, collection: Collection, split: str, size: int, seed: int) -> None:
+    def __init__(
+        self, collection: Collection, split: str, size: int, seed: int, places: Sequence[int] | None = None
+    ) -> None:
         if size < 1:
             raise InputError(f"the group size must be at least 1 passage, got {size}")
         self._judged = collection.qrels[split]
+        self._places = range(len(self._judged)) if places is None else places
         self.size = size
         self._seed = seed
         # In shared memory: workers that outlive an epoch (persistent_workers) see the new one too.
@@ -50,17 +56,18 @@ class GradedGroups(Dataset[Group]):
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
-        return len(self._judged)
+        return len(self._places)
 
     def __getitem__(self, index: int) -> Group:
         drawn = self.drawn(index)
         texts = tuple(self._judged.passage(handle) for handle, _ in drawn)
-        return Group(self._judged.query(index), texts, tuple(grade for _, grade in drawn))
+        return Group(self._judged.query(self._places[index]), texts, tuple(grade for _, grade in drawn))
 
     def drawn(self, index: int) -> list[tuple[Handle, float]]:
         """The passages of a group, not read yet, and their grades, best grade first."""
-        rng = random.Random(f"{self._seed}/{int(self._epoch)}/{index}")
-        return draw_evenly(_invert(self._judged.passages(index, rng)), self.size, rng)
+        place = self._places[index]
+        rng = random.Random(f"{self._seed}/{int(self._epoch)}/{place}")
+        return draw_evenly(_invert(self._judged.passages(place, rng)), self.size, rng)
 
 
 def draw_evenly(
