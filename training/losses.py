@@ -74,6 +74,11 @@ def build_loss(
     return loss
 
 
+def known_options(name: str) -> tuple[str, ...]:
+    """Which of LossOptions the loss of this name takes, `in_batch` and `backend` aside, which all take."""
+    return ("temperature", *_MODULES[name][1])
+
+
 def wants_all_scores(options: LossOptions) -> bool:
     """Whether each query is scored against all passages of the batch, or only against its own.
 

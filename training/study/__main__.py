@@ -19,8 +19,9 @@ from training.errors import InputError
 from training.report import machine
 from training.study.contestants import FILE, read_contestants
 from training.study.cross_validation import untrained
+from training.study.findings import Found
 from training.study.problem import Plan, Problem, description, embedded
-from training.study.report import Found, add_report_options, check_against, write
+from training.study.report import add_report_options, check_against, write
 from training.study.store import Store
 from training.study.workers import done
 
@@ -53,9 +54,9 @@ def study(options: argparse.Namespace) -> None:
     results = {
         name: [store.read(fold, number) for fold in range(plan.folds)] for number, name in enumerate(contestants)
     }
-    zero_shot = untrained(problem, range(queries))
-    found = Found(contestants, results, zero_shot, against, options.correction)
-    print(write(found, described, machine(torch.device("cpu")), options.output))
+    found = Found(contestants, results, untrained(problem, range(queries)))
+    data = found.data(described, machine(torch.device("cpu")), against, options.correction)
+    print(write(data, options.output))
     print(f"\n{options.output}: report.md, report.json, differences.png, options.png")
 
 

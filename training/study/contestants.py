@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from training.errors import InputError
-from training.losses import LossOptions, build_loss, wants_all_scores
+from training.losses import LossOptions, build_loss, known_options, wants_all_scores
 from training.sources import read_yaml
 
 FILE = Path(__file__).parent / "contestants.yaml"
@@ -48,12 +48,11 @@ class Setting:
         return wants_all_scores(self.loss)
 
     def varied(self) -> dict[str, Any]:
-        """What is not as LossOptions has it, for a table: name → value."""
-        default = LossOptions()
-        options = {one.name: getattr(self.loss, one.name) for one in fields(self.loss)}
-        told = {name: value for name, value in options.items() if value != getattr(default, name)}
-        told |= {"temperature": self.loss.temperature, "target": self.loss.target}
-        return told if self.positives_from is None else told | {"positives_from": self.positives_from}
+        """The options this loss knows, by name; label_temperature only where the target is a softmax."""
+        options = {"name": self.loss.name} | {name: getattr(self.loss, name) for name in known_options(self.loss.name)}
+        if options.get("target") != "softmax":
+            options.pop("label_temperature", None)
+        return options if self.positives_from is None else options | {"positives_from": self.positives_from}
 
 
 class _Binary(nn.Module):

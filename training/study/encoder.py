@@ -29,8 +29,9 @@ from training.report import machine
 from training.runs import rankings
 from training.study.contestants import Setting, restored
 from training.study.cross_validation import Result, qrels_at, untrained
+from training.study.findings import Found
 from training.study.problem import Plan, Problem, description, embedded
-from training.study.report import Found, add_report_options, check_against, write
+from training.study.report import add_report_options, check_against, write
 from training.study.store import Store, read_study
 from training.trainer import fit, training_arguments
 
@@ -84,8 +85,9 @@ def study(options: argparse.Namespace) -> None:
         store.add(fold, number, Result(chosen, recipe.epochs, [], qualities))
     results = {name: [store.read(fold, numbers[name]) for fold in folds] for name in names}
     places = [place for fold in folds for place in plan.fold(fold, len(problem.frozen.queries))[0]]
-    found = Found(contestants, results, untrained(problem, places), against, options.correction)
-    print(write(found, told, machine(torch.device("cuda" if torch.cuda.is_available() else "cpu")), options.output))
+    found = Found(contestants, results, untrained(problem, places))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(write(found.data(told, machine(device), against, options.correction), options.output))
 
 
 def trained(problem: Problem, setting: Setting, fold: int, seed: int, recipe: Recipe, encoder: BiEncoder) -> Quality:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
@@ -28,8 +29,10 @@ def done(
         try:
             for future in as_completed(waiting):
                 yield waiting[future], future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        except BaseException:  # an interruption too: what is being worked on is not waited for
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
 
 
 _problem: Problem | None = None  # of a worker: handed over once, not with each task
