@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from training.errors import InputError
+from training.errors import InputError, first_line
 
 
 def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -57,6 +57,8 @@ def json_object(line: str, path: Path, number: int) -> dict[str, Any]:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from error
+    except (ValueError, RecursionError) as error:  # a number of more than 4300 digits, a thousand brackets
+        raise InputError(f"{path}:{number}: JSON that Python cannot hold: {first_line(error)}") from error
     if not isinstance(record, dict):
         raise InputError(f"{path}:{number}: expected a JSON object, got {type(record).__name__}")
     if "\\ud" in line or "\\uD" in line:  # a surrogate: JSON may hold half of a pair, which no tokenizer takes

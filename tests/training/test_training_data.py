@@ -64,6 +64,10 @@ def test_windows_line_ends_change_nothing(collection_folder: Path) -> None:
     ("line", "problem"),
     [
         ('{"_id": "x", "text": ', "not JSON"),
+        pytest.param(
+            '{"_id": "x", "text": ' + "1" * 5000 + "}", "JSON that Python cannot hold", id="a number of 5000 digits"
+        ),
+        pytest.param("[" * 100_000, "JSON that Python cannot hold", id="nested"),
         ("", "not JSON"),
         ("[1, 2]", "expected a JSON object, got list"),
         ('{"text": "no id"}', '"_id" must be a string'),

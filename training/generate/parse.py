@@ -67,6 +67,10 @@ def texts(answer: str, keys: Sequence[str]) -> dict[str, str]:
         raise AnswerError("not JSON: nested too deeply") from error
     except json.JSONDecodeError as error:
         raise AnswerError(f"not JSON: {error.msg} at character {error.pos}") from error
+    except AnswerError:
+        raise
+    except ValueError as error:  # Python reads no number of more than 4300 digits
+        raise AnswerError("not JSON: a number that is too long") from error
     if not isinstance(found, dict):
         raise AnswerError(f"expected a JSON object, got {type(found).__name__}")
     if missing := [key for key in keys if key not in found]:

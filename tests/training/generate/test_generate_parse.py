@@ -34,6 +34,7 @@ def test_a_fence_around_the_answer_is_no_part_of_it() -> None:
         (json.dumps(GOOD) + " I hope this helps!", "not JSON"),
         ("Sure!\n```json\n" + json.dumps(GOOD) + "\n```", "not JSON"),
         ("[" * 100_000, "not JSON"),
+        ('{"grade_3": ' + "1" * 5000 + "}", "not JSON: a number that is too long"),
         (json.dumps([GOOD]), "expected a JSON object, got list"),
         (json.dumps({"grade_3": "x"}), "no 'grade_0'"),
         (json.dumps(GOOD | {"grade_1": "x"}), "unknown key 'grade_1'"),
