@@ -44,6 +44,7 @@ class Recipe:
     learning_rate: float
     batch_size: int
     group_size: int
+    bf16: bool
 
 
 def study(options: argparse.Namespace) -> None:
@@ -61,11 +62,12 @@ def study(options: argparse.Namespace) -> None:
     collection = read_collection(options.data, [chosen_by["split"]])
     encoder = encoder_from(options)
     described = description(collection, options.data, chosen_by["split"], encoder, plan)
-    if other := [name for name, value in described.items() if chosen_by[name] != value]:
+    # The encoder may be another, or cut texts elsewhere: what matters is who was held out.
+    if other := [name for name, value in described.items() if name != "encoder" and chosen_by[name] != value]:
         raise InputError(
             f"{options.chosen_by}: has chosen with another {other[0]}: its settings may have seen these queries"
         )
-    recipe = Recipe(options.epochs, options.learning_rate, options.batch_size, options.group_size)
+    recipe = Recipe(options.epochs, options.learning_rate, options.batch_size, options.group_size, options.bf16)
     told = {
         "chosen by": described,
         "recipe": vars(recipe),
@@ -100,6 +102,7 @@ def trained(problem: Problem, setting: Setting, fold: int, seed: int, recipe: Re
             num_train_epochs=recipe.epochs,
             learning_rate=recipe.learning_rate,
             per_device_train_batch_size=recipe.batch_size,
+            bf16=recipe.bf16,
             seed=seed,
         )
         fit(encoder, groups, setting.build(problem.highest_grade), args, in_batch=setting.in_batch)
@@ -121,6 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--learning-rate", type=float, default=2e-5, help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=16, help="queries a step (default: %(default)s)")
     parser.add_argument("--group-size", type=int, default=4, help="passages a query, at most (default: %(default)s)")
+    parser.add_argument("--bf16", action="store_true", help="train in bfloat16, scores and loss in float32")
     add_encoder_options(parser)
     add_report_options(parser)
     options = parser.parse_args(arguments)
