@@ -14,8 +14,10 @@ PYTHON ?= python3
 # (CUDA, say), name it: make TORCH=torch==2.14.1 test
 TORCH ?= torch==2.13.0
 
-# A file's tests stay in one process: what they share (programs built, kernels compiled) is made once.
-PARALLEL ?= -n 2 --dist loadfile
+# A file's tests stay in one process: what they share (programs built, kernels compiled) is made once. Files begin in
+# their own order, not xdist's: the long ones (kernels, simt, triton) before the many short ones of tests/training,
+# which fill up what is left, so that no process waits for another's last file.
+PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 GPU_OUT ?= build/gpu
 GPU_ARGS ?=

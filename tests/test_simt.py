@@ -24,11 +24,13 @@ from simt.driver import (
     Result,
     Results,
     bits,
+    every_mutant,
     poisoned,
+    source_of,
 )
 from simt.huge import HUGE, Huge
 from simt.inputs import CONFORMANCE, OWN, TUNED, TUNINGS, Input, own, taking_part
-from simt.sorted_inputs import SORTED, SORTED_OWN, floats
+from simt.sorted_inputs import SORTED, SORTED_CONFORMANCE, SORTED_OWN, floats
 from test_conformance import FLOOR, GRADIENT_FLOOR, GRADIENT_TOLERANCE, LOSS_TOLERANCE, assert_close
 from torch import Tensor
 
@@ -38,8 +40,10 @@ from wassrank.arguments import Arguments
 from wassrank.codes import Reduction, Target
 
 INPUTS = [*OWN, *CONFORMANCE, *TUNED, *SORTED]
-# Kernels' ways through a row do not depend on the type scores are stored in, but for what SORTED_OWN has of each.
-SANITIZED = [i for i in INPUTS if i not in SORTED or i in SORTED_OWN or i.dtype == torch.float32]
+# Kernels' ways through a row do not depend on the type scores are stored in, but for what OWN and SORTED_OWN have of
+# each: of the conformance table the sanitizers get float32, and in `make test-full` the other types.
+SANITIZED = [*OWN, *TUNED, *SORTED_OWN, *(i for i in (*CONFORMANCE, *SORTED_CONFORMANCE) if i.dtype == torch.float32)]
+OTHER_TYPES = [i for i in CONFORMANCE if i.dtype != torch.float32]
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="the SIMT machine is built with g++")
 
@@ -157,6 +161,13 @@ def test_threads_do_not_race(program: str, drivers: Drivers) -> None:
     drivers.sanitized[program, "thread"].result()
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("sanitizer", ["address", "thread"])
+def test_sanitizers_find_nothing_in_other_types(sanitizer: str, drivers: Drivers) -> None:
+    drivers.sanitized["level_losses", sanitizer].result()  # it has a file of calls of its own
+    drivers.run_those("level_losses", sanitizer, [given.call for given in OTHER_TYPES])
+
+
 def test_a_list_of_a_million_among_short_ones(drivers: Drivers) -> None:
     """A warp's: teams suit the mean length."""
     lengths = [*[3] * 500, 1_000_000, *[2] * 600]
@@ -190,7 +201,7 @@ def test_blocks_stride_over_rows_that_share_a_workspace(drivers: Drivers) -> Non
     """More rows than blocks in flight: no row is left out, and none is overtaken by the next."""
     (given,) = (i for i in SORTED_OWN if i.case.name == FEW_BLOCKS.input)
     assert given.case.queries == 3
-    check(given, drivers.mutants[FEW_BLOCKS.name].result().run([given.call])[0])
+    check(given, drivers.broken(FEW_BLOCKS).run([given.call])[0])
 
 
 @pytest.mark.parametrize("huge", HUGE, ids=lambda huge: huge.__name__)
@@ -202,12 +213,17 @@ def test_elements_beyond_32_bits_are_found(huge: Callable[[], Huge], drivers: Dr
     check_end(given, drivers.run([given.call])[0])
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_mutants_are_of_the_code_as_it_is() -> None:
+    for mutant in (*MUTANTS, FEW_BLOCKS):
+        source_of(mutant)
+
+
+@every_mutant(MUTANTS, huge={huge.__name__ for huge in HUGE})
 def test_a_broken_kernel_is_noticed(mutant: Mutant, drivers: Drivers) -> None:
     huge = {make.__name__: make for make in HUGE}.get(mutant.input)
     small = [i for i in INPUTS if i.case.name == mutant.input and i.dtype == torch.float32]
     given = huge() if huge else small[0]
-    process, data = drivers.mutants[mutant.name].result().start([given.call])
+    process, data = drivers.broken(mutant).start([given.call])
     if mutant.seen not in ("poison", "numbers"):
         assert process.returncode != 0
         assert mutant.seen in process.stderr
