@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 
 def quicken() -> None:
     """Whenever a kernel calls a function of its own, Triton's interpreter looks through all of triton.language for what
-    to replace, which it has done when the kernel began: half of its time and more. And for every operation it makes its
-    table of NumPy's types anew. Done once, they come to the same."""
+    to replace, which it has done when the kernel began: half of its time and more. Done once it comes to the same."""
     import triton.language as tl
     from triton.runtime import interpreter
 
@@ -23,4 +21,3 @@ def quicken() -> None:
         return replace_all(function)
 
     interpreter._patch_lang = replace_once
-    interpreter._get_np_dtype = functools.cache(interpreter._get_np_dtype)
