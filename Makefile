@@ -1,7 +1,7 @@
 # Every command sets up what it needs: a virtual environment in .venv, reused while it is up to date.
 #
 #   make demo        train MiniLM with the fused losses on the bundled sample; table and picture     (about 6 minutes)
-#   make test        lint, types, all tests that run without a GPU                                   (about 15 minutes)
+#   make test        lint, types, all tests that run without a GPU                                   (about 10 minutes)
 #   make test-full   the same and the tests marked "full" (slow real components)
 #   make gpu         build, test and measure on an NVIDIA GPU -> build/gpu (no network needed where python3 has torch
 #                    for CUDA); GPU_ARGS="--minutes 10 --tune" and so on: python -m benchmarks.gpu --help
