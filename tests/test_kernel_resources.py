@@ -22,8 +22,6 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 
 CAPABILITIES = (80, 90, 100)
 STORED = json.loads(kernels.RESULT.read_text(encoding="utf-8"))
-
-
 STORED_ROWS = kernels.stored_rows()
 
 
