@@ -1,7 +1,7 @@
 # Every command sets up what it needs: a virtual environment in .venv, reused while it is up to date.
 #
 #   make demo        train MiniLM with the fused losses on the bundled sample; table and picture     (about 6 minutes)
-#   make test        lint, types, all tests that run without a GPU                                   (about 15 minutes)
+#   make test        lint, types, all tests that run without a GPU                                   (about 10 minutes)
 #   make test-full   the same and the tests marked "full" (slow real components)
 #   make gpu         build, test and measure on an NVIDIA GPU -> build/gpu (no network needed where python3 has torch
 #                    for CUDA); GPU_ARGS="--minutes 10 --tune" and so on: python -m benchmarks.gpu --help
@@ -14,8 +14,10 @@ PYTHON ?= python3
 # (CUDA, say), name it: make TORCH=torch==2.14.1 test
 TORCH ?= torch==2.13.0
 
-# A file's tests stay in one process: what they share (programs built, kernels compiled) is made once.
-PARALLEL ?= -n 2 --dist loadfile
+# A file's tests stay in one process: what they share (programs built, kernels compiled) is made once. Files begin in
+# their own order, not xdist's: the long ones (kernels, simt, triton) before the many short ones of tests/training,
+# which fill up what is left, so that no process waits for another's last file.
+PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 GPU_OUT ?= build/gpu
 GPU_ARGS ?=

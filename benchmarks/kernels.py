@@ -4,7 +4,7 @@ Triton's kernels are compiled for sm_80, sm_90 and sm_100 in every configuration
 kernels are those of the library as built, in the launches it would make. Rows go to benchmarks/results/kernels.json and
 from there, with their budgets (tests/kernel_budgets.json), to docs/kernels.md. With --check nothing is compiled and it
 fails if docs/kernels.md does not hold what the JSON says; with --out the rows go to another file and nothing else is
-written.
+written, and with --part Triton's are those of `part_of`.
 """
 
 from __future__ import annotations
@@ -48,10 +48,35 @@ class Row:
     loop_exchanges: int | None = None  # Triton's: shuffles, barriers, shared-memory accesses in the longest loop
 
 
-def triton_rows() -> Iterator[Row]:
+PARTS = ("representative", "other")
+
+
+def part_of(rows: list[Row]) -> dict[tuple[str, str, int], str]:
+    """The part each of Triton's kernels is in: those that are representative are compiled at every `make test`, the
+    others take as long again and wait for `make test-full`. For sm_90 all are: every configuration is compiled once.
+    For the other two it is each kernel's forms that come nearest to a limit, by the stored figures: the most registers
+    and the least occupancy. What one of the three compilers makes worse shows there first."""
+    parts = {}
+    of_kernel: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        if row.backend == "triton":
+            of_kernel.setdefault((row.kernel, row.capability), []).append(row)
+    for (kernel, capability), of in of_kernel.items():
+        extreme = (max(of, key=lambda r: r.registers), min(of, key=lambda r: r.occupancy))
+        for row in of:
+            chosen = capability == 90 or row in extreme
+            parts[kernel, row.configuration, capability] = PARTS[not chosen]
+    return parts
+
+
+def triton_rows(part: str | None) -> Iterator[Row]:
     from wassrank.triton import aot
 
-    for r in aot.compile_all():
+    jobs = list(aot.jobs(aot.CAPABILITIES))
+    if part is not None:
+        parts = part_of(stored_rows())
+        jobs = [job for job in jobs if parts.get(job, PARTS[0]) == part]  # what is new is in the first
+    for r in aot.compile_all(jobs):
         resident = occupancy(r.capability, r.warps, r.registers, r.shared)
         yield Row("triton", occupancy=resident, **asdict(r))
 
@@ -179,8 +204,12 @@ def toolchain() -> dict[str, str]:
     return versions
 
 
-def measure(out: Path) -> None:
-    rows = [*triton_rows(), *native_rows()]
+def stored_rows() -> list[Row]:
+    return [Row(**row) for row in json.loads(RESULT.read_text(encoding="utf-8"))["rows"]]
+
+
+def measure(out: Path, part: str | None = None) -> None:
+    rows = [*triton_rows(part), *native_rows()]
     known = ({k: v for k, v in asdict(row).items() if v is not None} for row in rows)
     lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in known)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -281,19 +310,22 @@ def main() -> int:
     )
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--part", choices=PARTS)
     arguments = parser.parse_args()
     if arguments.check:
         if PAGE.read_text(encoding="utf-8") != page(json.loads(RESULT.read_text(encoding="utf-8"))):
             print("docs/kernels.md is not what kernels.json says: run python -m benchmarks.kernels", file=sys.stderr)
             return 1
         return 0
+    if arguments.part is not None and arguments.out is None:
+        parser.error("--part needs --out: benchmarks/results/kernels.json holds all")
     if os.environ.get("TRITON_INTERPRET") == "1":
         parser.error("Triton compiles nothing where TRITON_INTERPRET is set")
     if arguments.out is None and not built_for().issuperset(SHARED):
         parser.error(
             f"the library lacks CUDA kernels for {[*SHARED]}: WASSRANK_CUDA=1 python setup.py build_ext --inplace"
         )
-    measure(arguments.out or RESULT)
+    measure(arguments.out or RESULT, arguments.part)
     if arguments.out is None:
         PAGE.parent.mkdir(exist_ok=True)
         PAGE.write_text(page(json.loads(RESULT.read_text(encoding="utf-8"))), encoding="utf-8")

@@ -22,15 +22,22 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 
 CAPABILITIES = (80, 90, 100)
 STORED = json.loads(kernels.RESULT.read_text(encoding="utf-8"))
+STORED_ROWS = kernels.stored_rows()
+
+
+@pytest.fixture(scope="module", params=[kernels.PARTS[0], pytest.param(kernels.PARTS[1], marks=pytest.mark.full)])
+def part(request: pytest.FixtureRequest) -> str:
+    """Of what is compiled: `benchmarks.kernels.part_of` says what each part holds and why."""
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def compiled(part: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What `python -m benchmarks.kernels` finds now."""
     folder = tmp_path_factory.mktemp("kernels")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     run = subprocess.run(
-        [sys.executable, "-m", "benchmarks.kernels", "--out", folder / "kernels.json"],
+        [sys.executable, "-m", "benchmarks.kernels", "--out", folder / "kernels.json", "--part", part],
         env=environment | {"TRITON_CACHE_DIR": str(folder / "cache")},
         cwd=kernels.ROOT,
         capture_output=True,
@@ -55,12 +62,25 @@ backends = pytest.mark.parametrize(
 )
 
 
+def rows_of(result: dict[str, Any], backend: str) -> list[kernels.Row]:
+    return [kernels.Row(**row) for row in result["rows"] if row["backend"] == backend]
+
+
+def stored(backend: str, part: str) -> list[kernels.Row]:
+    """Of the rows of benchmarks/results/kernels.json."""
+    parts = kernels.part_of(STORED_ROWS)
+    return [
+        r
+        for r in STORED_ROWS
+        if r.backend == backend and parts.get((r.kernel, r.configuration, r.capability), part) == part
+    ]
+
+
 @backends
-def test_kernels_spill_nothing_and_keep_to_their_budgets(compiled: dict[str, Any], backend: str) -> None:
-    rows = [kernels.Row(**row) for row in compiled["rows"] if row["backend"] == backend]
+def test_kernels_spill_nothing_and_keep_to_their_budgets(compiled: dict[str, Any], backend: str, part: str) -> None:
+    rows = rows_of(compiled, backend)
     print(kernels.table(rows))
-    assert {r.kernel for r in rows} == {*kernels.KERNELS[backend]}
-    assert set(Counter((r.kernel, r.configuration) for r in rows).values()) == {len(CAPABILITIES)}
+    assert {r.kernel for r in rows} == {r.kernel for r in stored(backend, part)}
     for row in rows:
         budget = kernels.budget(backend, row.kernel, row.configuration)
         assert row.local == 0, row
@@ -72,20 +92,36 @@ def test_kernels_spill_nothing_and_keep_to_their_budgets(compiled: dict[str, Any
 
 
 @backends
-def test_every_budget_is_somebodys(compiled: dict[str, Any], backend: str) -> None:
-    found = {(r["kernel"], r["configuration"]) for r in compiled["rows"] if r["backend"] == backend}
-    for kernel, budgets in json.loads(kernels.BUDGETS.read_text(encoding="utf-8"))[backend].items():
-        for configuration in budgets.keys() - {"any other"}:
-            assert (kernel, configuration) in found
-
-
-@backends
-def test_stored_figures_are_those_of_the_code(compiled: dict[str, Any], backend: str) -> None:
+def test_stored_figures_are_those_of_the_code(compiled: dict[str, Any], backend: str, part: str) -> None:
     version = {"triton": "triton", "native": "cuda"}[backend]
     if compiled["toolchain"][version] != STORED["toolchain"].get(version):
         pytest.skip(f"they were made with another {version}")
-    now, stored = ([r for r in of["rows"] if r["backend"] == backend] for of in (compiled, STORED))
-    assert now == stored, "run python -m benchmarks.kernels"
+    assert rows_of(compiled, backend) == stored(backend, part), "run python -m benchmarks.kernels"
+
+
+def test_stored_figures_are_of_all_that_is_compiled() -> None:
+    from wassrank.triton import aot
+
+    parts = kernels.part_of(STORED_ROWS)
+    assert parts.keys() == {*aot.jobs(CAPABILITIES)}
+    for capability in CAPABILITIES:
+        first = {kernel for (kernel, _, at), part in parts.items() if (at, part) == (capability, kernels.PARTS[0])}
+        assert first == {*kernels.KERNELS["triton"]}
+
+
+@pytest.mark.parametrize("backend", kernels.KERNELS)
+def test_stored_figures_are_of_every_kernel_for_every_gpu(backend: str) -> None:
+    rows = [r for r in STORED_ROWS if r.backend == backend]
+    assert {r.kernel for r in rows} == {*kernels.KERNELS[backend]}
+    assert set(Counter((r.kernel, r.configuration) for r in rows).values()) == {len(CAPABILITIES)}
+
+
+@pytest.mark.parametrize("backend", kernels.KERNELS)
+def test_every_budget_is_somebodys(backend: str) -> None:
+    found = {(r.kernel, r.configuration) for r in STORED_ROWS if r.backend == backend}
+    for kernel, budgets in json.loads(kernels.BUDGETS.read_text(encoding="utf-8"))[backend].items():
+        for configuration in budgets.keys() - {"any other"}:
+            assert (kernel, configuration) in found
 
 
 def test_page_is_what_the_stored_figures_say() -> None:

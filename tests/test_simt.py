@@ -24,11 +24,13 @@ from simt.driver import (
     Result,
     Results,
     bits,
+    every_mutant,
     poisoned,
+    source_of,
 )
 from simt.huge import HUGE, Huge
 from simt.inputs import CONFORMANCE, OWN, TUNED, TUNINGS, Input, own, taking_part
-from simt.sorted_inputs import SORTED, SORTED_OWN, floats
+from simt.sorted_inputs import SORTED, SORTED_CONFORMANCE, SORTED_OWN, floats
 from test_conformance import FLOOR, GRADIENT_FLOOR, GRADIENT_TOLERANCE, LOSS_TOLERANCE, assert_close
 from torch import Tensor
 
@@ -38,8 +40,10 @@ from wassrank.arguments import Arguments
 from wassrank.codes import Reduction, Target
 
 INPUTS = [*OWN, *CONFORMANCE, *TUNED, *SORTED]
-# Kernels' ways through a row do not depend on the type scores are stored in, but for what SORTED_OWN has of each.
-SANITIZED = [i for i in INPUTS if i not in SORTED or i in SORTED_OWN or i.dtype == torch.float32]
+# Kernels' ways through a row do not depend on the type scores are stored in, but for what OWN and SORTED_OWN have of
+# each: of the conformance table the sanitizers get float32, and in `make test-full` the other types.
+SANITIZED = [*OWN, *TUNED, *SORTED_OWN, *(i for i in (*CONFORMANCE, *SORTED_CONFORMANCE) if i.dtype == torch.float32)]
+OTHER_TYPES = [i for i in CONFORMANCE if i.dtype != torch.float32]
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="the SIMT machine is built with g++")
 
@@ -146,7 +150,10 @@ def test_coefficients_are_nothing_where_a_passage_takes_no_part(results: dict[in
 def test_memory_is_touched_only_where_it_may_be(program: str, drivers: Drivers, results: dict[int, Result]) -> None:
     """And the bits are the same in another run of another build."""
     found = drivers.sanitized[program, "address"].result()
-    inputs = [given for given in SANITIZED if given.call.program == program]
+    assert_same_bits([given for given in SANITIZED if given.call.program == program], found, results)
+
+
+def assert_same_bits(inputs: list[Input], found: list[Result], results: dict[int, Result]) -> None:
     for given, result in zip(inputs, found, strict=True):
         for one, other in zip(tensors(result), tensors(results[id(given)]), strict=True):
             assert torch.equal(bits(one), bits(other)), given
@@ -155,6 +162,14 @@ def test_memory_is_touched_only_where_it_may_be(program: str, drivers: Drivers, 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_threads_do_not_race(program: str, drivers: Drivers) -> None:
     drivers.sanitized[program, "thread"].result()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("sanitizer", ["address", "thread"])
+def test_sanitizers_find_nothing_in_other_types(sanitizer: str, drivers: Drivers, results: dict[int, Result]) -> None:
+    drivers.sanitized["level_losses", sanitizer].result()  # both write the same files
+    found = drivers.run_those("level_losses", sanitizer, [given.call for given in OTHER_TYPES])
+    assert_same_bits(OTHER_TYPES, found, results)
 
 
 def test_a_list_of_a_million_among_short_ones(drivers: Drivers) -> None:
@@ -190,7 +205,7 @@ def test_blocks_stride_over_rows_that_share_a_workspace(drivers: Drivers) -> Non
     """More rows than blocks in flight: no row is left out, and none is overtaken by the next."""
     (given,) = (i for i in SORTED_OWN if i.case.name == FEW_BLOCKS.input)
     assert given.case.queries == 3
-    check(given, drivers.mutants[FEW_BLOCKS.name].result().run([given.call])[0])
+    check(given, drivers.broken(FEW_BLOCKS).run([given.call])[0])
 
 
 @pytest.mark.parametrize("huge", HUGE, ids=lambda huge: huge.__name__)
@@ -202,12 +217,17 @@ def test_elements_beyond_32_bits_are_found(huge: Callable[[], Huge], drivers: Dr
     check_end(given, drivers.run([given.call])[0])
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_mutants_are_of_the_code_as_it_is() -> None:
+    for mutant in (*MUTANTS, FEW_BLOCKS):
+        source_of(mutant)
+
+
+@every_mutant(MUTANTS, huge={huge.__name__ for huge in HUGE})
 def test_a_broken_kernel_is_noticed(mutant: Mutant, drivers: Drivers) -> None:
     huge = {make.__name__: make for make in HUGE}.get(mutant.input)
     small = [i for i in INPUTS if i.case.name == mutant.input and i.dtype == torch.float32]
     given = huge() if huge else small[0]
-    process, data = drivers.mutants[mutant.name].result().start([given.call])
+    process, data = drivers.broken(mutant).start([given.call])
     if mutant.seen not in ("poison", "numbers"):
         assert process.returncode != 0
         assert mutant.seen in process.stderr

@@ -11,8 +11,32 @@ from pathlib import Path
 
 import pytest
 import torch
-from simt.driver import ROOT, SANITIZERS, SIMT, Driver, Mutant, Results, broken_copy, compiled
-from simt.gaussian import CALLS, FEW_CHUNKS, MUTANTS, RACED, SANITIZED, Call, Found, end_of, huge, poisoned, stray
+from simt.driver import (
+    ROOT,
+    SANITIZERS,
+    SIMT,
+    Driver,
+    Mutant,
+    Results,
+    broken_copy,
+    compiled,
+    every_mutant,
+    source_of,
+)
+from simt.gaussian import (
+    CALLS,
+    FEW_CHUNKS,
+    MUTANTS,
+    RACED,
+    RACED_FIRST,
+    SANITIZED,
+    Call,
+    Found,
+    end_of,
+    huge,
+    poisoned,
+    stray,
+)
 from torch import Tensor
 
 from wassrank.gaussian.passes import Row
@@ -22,15 +46,13 @@ PROGRAM = "gaussian_wasserstein"
 
 
 class Programs:
-    """The kernels built each way, and kernels broken on purpose: two at a time, each when it is first asked for or
-    before."""
+    """The kernels built each way, two at a time, and kernels broken on purpose, when they are asked for."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.pool = ThreadPoolExecutor(2)
         self.mains = {sanitizer: self.pool.submit(self.main, sanitizer) for sanitizer in SANITIZERS}
         self.whole = {sanitizer: self.pool.submit(self.build, folder, sanitizer) for sanitizer in SANITIZERS}
-        self.broken = {mutant.name: self.pool.submit(self.mutate, mutant) for mutant in [*MUTANTS, FEW_CHUNKS]}
 
     def main(self, sanitizer: str) -> Path:
         return compiled(self.folder / f"main_{sanitizer}.o", sanitizer, ["-c", str(SIMT / f"{PROGRAM}.cpp")])
@@ -38,7 +60,7 @@ class Programs:
     def build(self, folder: Path, sanitizer: str, sources: Path = ROOT / "csrc") -> Driver:
         return Driver.build(folder, PROGRAM, sanitizer, self.mains[sanitizer].result(), sources)
 
-    def mutate(self, mutant: Mutant) -> Driver:
+    def broken(self, mutant: Mutant) -> Driver:
         home = self.folder / mutant.name.replace(" ", "_")
         return self.build(home, mutant.sanitizer, broken_copy(mutant, home))
 
@@ -98,8 +120,15 @@ def test_memory_is_touched_only_where_it_may_be(programs: Programs, found: dict[
             assert torch.equal(bits(one), bits(other)), call
 
 
-def test_threads_do_not_race(programs: Programs) -> None:
-    results(programs.whole["thread"].result(), RACED)
+@pytest.mark.parametrize(
+    "calls",
+    [
+        pytest.param(RACED_FIRST, id="each way past a barrier"),
+        pytest.param([c for c in RACED if c not in RACED_FIRST], id="others", marks=pytest.mark.full),
+    ],
+)
+def test_threads_do_not_race(calls: list[Call], programs: Programs) -> None:
+    results(programs.whole["thread"].result(), calls)
 
 
 @pytest.mark.parametrize("dense", [False, True])
@@ -119,7 +148,7 @@ def test_a_label_that_cannot_be_makes_its_row_none(value: float, dense: bool, pr
 
 def test_blocks_stride_over_columns(programs: Programs) -> None:
     (call,) = (c for c in CALLS if c.name == FEW_CHUNKS.input)
-    check(results(programs.broken[FEW_CHUNKS.name].result(), [call])[0], call.expected())
+    check(results(programs.broken(FEW_CHUNKS), [call])[0], call.expected())
 
 
 def test_elements_beyond_32_bits_are_found(programs: Programs) -> None:
@@ -138,11 +167,16 @@ def check_end(found: Found, wanted: Found) -> None:
     check(Found(*whole), wanted)
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_mutants_are_of_the_code_as_it_is() -> None:
+    for mutant in (*MUTANTS, FEW_CHUNKS):
+        source_of(mutant)
+
+
+@every_mutant(MUTANTS, huge={"huge"})
 def test_a_broken_kernel_is_noticed(mutant: Mutant, programs: Programs) -> None:
     is_huge = mutant.input == "huge"
     call = huge() if is_huge else next(c for c in CALLS if c.name == mutant.input)
-    process, data = programs.broken[mutant.name].result().start([call])
+    process, data = programs.broken(mutant).start([call])
     if mutant.seen not in ("poison", "numbers"):
         assert process.returncode != 0
         assert mutant.seen in process.stderr

@@ -24,8 +24,10 @@ from simt.driver import (
     bits,
     broken_copy,
     compiled,
+    every_mutant,
     execute_sanitized,
     poisoned,
+    source_of,
 )
 from simt.pair_inputs import INPUTS, PairInput
 from torch import Tensor
@@ -111,16 +113,14 @@ def check(given: PairInput, found: list[Tensor]) -> None:
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Path]]]:
-    """By sanitizer or mutant, built two at a time."""
+    """By sanitizer, built two at a time."""
     folder = tmp_path_factory.mktemp("simt")
     with ThreadPoolExecutor(2) as pool:
-        futures = {sanitizer: pool.submit(build, folder / sanitizer, sanitizer) for sanitizer in SANITIZERS}
-        for mutant in [*MUTANTS, FEW_BLOCKS]:
-            home = folder / mutant.name.replace(" ", "_")
-            futures[mutant.name] = pool.submit(
-                lambda mutant, home: build(home, mutant.sanitizer, broken_copy(mutant, home)), mutant, home
-            )
-        yield futures
+        yield {sanitizer: pool.submit(build, folder / sanitizer, sanitizer) for sanitizer in SANITIZERS}
+
+
+def broken(mutant: Mutant, home: Path) -> Path:
+    return build(home, mutant.sanitizer, broken_copy(mutant, home))
 
 
 @pytest.fixture(scope="module")
@@ -145,17 +145,22 @@ def test_memory_is_touched_only_where_it_may_be_and_threads_do_not_race(
 
 
 @pytest.mark.full  # a minute
-def test_blocks_stride_over_pairs_that_share_a_workspace(programs: dict[str, Future[Path]]) -> None:
+def test_blocks_stride_over_pairs_that_share_a_workspace(tmp_path: Path) -> None:
     """More pairs than blocks in flight: none is left out, and none is overtaken by the next."""
     given = find(FEW_BLOCKS)
     assert given.clean.pairs == 3
-    check(given, run(programs[FEW_BLOCKS.name].result(), [given])[0])
+    check(given, run(broken(FEW_BLOCKS, tmp_path), [given])[0])
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_broken_kernel_is_noticed(mutant: Mutant, programs: dict[str, Future[Path]]) -> None:
+def test_mutants_are_of_the_code_as_it_is() -> None:
+    for mutant in (*MUTANTS, FEW_BLOCKS):
+        source_of(mutant)
+
+
+@every_mutant(MUTANTS)
+def test_a_broken_kernel_is_noticed(mutant: Mutant, tmp_path: Path) -> None:
     given = find(mutant)
-    process, data = start(programs[mutant.name].result(), [given])
+    process, data = start(broken(mutant, tmp_path), [given])
     if mutant.seen not in ("poison", "numbers"):
         assert process.returncode != 0
         assert mutant.seen in process.stderr

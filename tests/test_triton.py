@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import interpreter
 import pytest
 import test_conformance as conformance
 import torch
@@ -37,6 +38,8 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 
 ROOT = Path(__file__).parents[1]
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if INTERPRETED:
+    interpreter.quicken()
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 
 
@@ -75,8 +78,8 @@ def test_everything_here_in_the_interpreter() -> None:
     run_in_the_interpreter(__file__)
 
 
-def run_in_the_interpreter(tests: str) -> None:
-    command = [sys.executable, "-m", "pytest", tests, "-m", "not gpu", "-p", "no:cacheprovider"]
+def run_in_the_interpreter(tests: str, marked: str = "not full") -> None:
+    command = [sys.executable, "-m", "pytest", tests, "-m", f"not gpu and {marked}", "-p", "no:cacheprovider"]
     run = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, cwd=ROOT, capture_output=True, text=True)
     print(run.stdout)
     assert run.returncode == 0, run.stdout + run.stderr

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import importlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,19 @@ every_form = pytest.mark.parametrize("name", FORMS)
 
 
 @once_outside
-def test_everything_here_in_the_interpreter() -> None:
-    run_in_the_interpreter(__file__)
+@pytest.mark.parametrize("marked", ["not full", pytest.param("full", marks=pytest.mark.full)])
+def test_everything_here_in_the_interpreter(marked: str) -> None:
+    run_in_the_interpreter(__file__, marked)
+
+
+def first(*given: Any, of: Sequence[Any]) -> list[Any]:
+    """The parameters `of` a test. In the interpreter those `given` stand for the others at every `make test`."""
+    return [
+        one
+        if one in given or not INTERPRETED
+        else pytest.param(*(one if isinstance(one, tuple) else (one,)), marks=pytest.mark.full)
+        for one in of
+    ]
 
 
 @pytest.fixture
@@ -175,7 +187,14 @@ def test_every_pass_is_that_in_plain_torch(name: str, device: str) -> None:
 
 
 @pytest.mark.usefixtures("guarded")
-@pytest.mark.parametrize("name", ["own masked", "own excluded", "own, row mask", "own, impossible", "dense masked"])
+@pytest.mark.parametrize(
+    "name",  # T the long way, and T of a row's own
+    first(
+        "own, impossible",
+        "dense masked",
+        of=["own masked", "own excluded", "own, row mask", "own, impossible", "dense masked"],
+    ),
+)
 def test_every_pass_in_many_tiles(name: str, device: str) -> None:
     check_every_pass(arguments(*form(name), device), passes("tiny"), flags=(name == "own, impossible",))
 
@@ -252,7 +271,10 @@ def tiles_and_moments(a: Arguments, row: Tensor) -> tuple[Tensor, ...]:
     return (*passes()(a, 0).tiles(row, columns, 0, a.scores.shape[1]), passes()(a, 0).moments(row))
 
 
-@pytest.mark.parametrize("name", ["own masked", "own excluded", "dense masked", "own floats"])
+@pytest.mark.parametrize(
+    "name",  # a grade and a float, each kind's
+    first("own masked", "own floats", of=["own masked", "own excluded", "dense masked", "own floats"]),
+)
 def test_a_stray_label_makes_its_row_nan_and_no_other(name: str, device: str) -> None:
     scores, labels, options = form(name)
     # 2^32 is 0, if wrapped to 32 bits.
@@ -290,8 +312,11 @@ def loss_and_gradient(
     return loss.cpu(), gradient.cpu()
 
 
-@pytest.mark.parametrize("covariance", ["full", "diagonal"])
-@every_form
+# Each form's passes are compared above, one by one. Here the loss puts them together, in two ways.
+WAYS = [(name, covariance) for name in FORMS for covariance in ("full", "diagonal")]
+
+
+@pytest.mark.parametrize(("name", "covariance"), first(*WAYS[::4], *WAYS[3::4], of=WAYS))
 def test_the_loss_is_the_reference(name: str, covariance: str, device: str) -> None:
     scores, labels, options = form(name)
     others: dict[str, Any] = {"temperature": 0.7, "covariance": covariance}

@@ -6,12 +6,13 @@ import re
 import shutil
 import struct
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -295,21 +296,36 @@ FEW_BLOCKS = Mutant(
 )
 
 
+def every_mutant(of: Sequence[Mutant], huge: Collection[str] = ()) -> pytest.MarkDecorator:
+    """Parametrises a test. What mutants show is of the tests: that a sanitizer, poison or a comparison would tell. Each
+    is a program to build, so of those that one program's tests notice the same way, `huge` inputs apart, the first
+    stands for all at every `make test`; the others wait for `make test-full`."""
+    first = {(m.program, m.seen, m.input in huge): m for m in reversed(of)}.values()
+    return pytest.mark.parametrize(
+        "mutant",
+        [pytest.param(m, id=m.name, marks=() if m in first else pytest.mark.full) for m in of],
+    )
+
+
+def source_of(mutant: Mutant) -> str:
+    text = (ROOT / "csrc" / "cuda" / mutant.file).read_text()
+    assert mutant.right in text, f"{mutant.file} no longer has {mutant.right!r}"
+    return text
+
+
 def broken_copy(mutant: Mutant, home: Path) -> Path:
     """Of csrc, below `home`."""
     sources = home / "csrc"
     shutil.copytree(ROOT / "csrc", sources, ignore=shutil.ignore_patterns("cpu", "*.cpp"))
     source, types = sources / "cuda" / mutant.file, sources / "cuda" / "types.cuh"
-    text = source.read_text()
-    assert mutant.right in text, f"{mutant.file} no longer has {mutant.right!r}"
-    source.write_text(text.replace(mutant.right, mutant.wrong, 1))
+    source.write_text(source_of(mutant).replace(mutant.right, mutant.wrong, 1))
     types.write_text(re.sub(r"case Dtype::\w+: .*", "", types.read_text()))
     return sources
 
 
 class Drivers:
     """Builds all drivers two at a time, and hands each out when it is ready. With the sanitizers `calls` are run at
-    once, while others are built."""
+    once, while others are built. Mutants are built when they are asked for."""
 
     def __init__(self, folder: Path, calls: Sequence[Call]) -> None:
         self.folder = folder
@@ -320,7 +336,6 @@ class Drivers:
         self.sanitized = {
             form: self.pool.submit(self.run_those, *form, calls) for form in forms if form[1] in ("address", "thread")
         }
-        self.mutants = {mutant.name: self.pool.submit(self.mutate, mutant) for mutant in [*MUTANTS, FEW_BLOCKS]}
 
     def main(self, program: str, sanitizer: str) -> Path:
         source = str(SIMT / f"{program}.cpp")
@@ -329,7 +344,7 @@ class Drivers:
     def build(self, program: str, sanitizer: str) -> Driver:
         return Driver.build(self.folder, program, sanitizer, self.mains[program, sanitizer].result())
 
-    def mutate(self, mutant: Mutant) -> Driver:
+    def broken(self, mutant: Mutant) -> Driver:
         home = self.folder / mutant.name.replace(" ", "_")
         main = self.mains[mutant.program, mutant.sanitizer].result()
         return Driver.build(home, mutant.program, mutant.sanitizer, main, broken_copy(mutant, home))

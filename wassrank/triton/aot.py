@@ -321,8 +321,12 @@ def loop_exchanges(ptx: str) -> int:
     return sum(bool(re.search(r"\b(?:shfl|bar|(?:ld|st)\.shared)[.:]", line)) for line in body)
 
 
-def jobs(capabilities: Sequence[int]) -> Iterator[tuple[str, str, int]]:
-    """(kernel, configuration, capability) of all that differ in their code."""
+Job = tuple[str, str, int]
+"""Kernel, configuration, capability."""
+
+
+def jobs(capabilities: Sequence[int]) -> Iterator[Job]:
+    """Of all that differ in their code."""
     for capability in capabilities:
         seen = set()
         for name in itertools.chain(CONFIGURATIONS, *(others.CONFIGURATIONS for others in FAMILIES)):
@@ -333,9 +337,9 @@ def jobs(capabilities: Sequence[int]) -> Iterator[tuple[str, str, int]]:
                     yield kernel, name, capability
 
 
-def compile_all(capabilities: Sequence[int] = CAPABILITIES, workers: int = 2) -> list[Resources]:
+def compile_all(wanted: Sequence[Job], workers: int = 2) -> list[Resources]:
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(compile_one, *zip(*jobs(capabilities), strict=True)))
+        return list(pool.map(compile_one, *zip(*wanted, strict=True)))
 
 
 def table(results: Sequence[Resources]) -> str:
@@ -354,7 +358,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    results = compile_all(arguments.capability, arguments.workers)
+    results = compile_all(list(jobs(arguments.capability)), arguments.workers)
     print(json.dumps([asdict(r) for r in results]) if arguments.json else table(results))
 
 
