@@ -145,5 +145,5 @@ def test_a_bad_option_is_refused(name: str) -> None:
 
 def test_labels_of_the_wrong_width_are_refused(encoder: Any, sample: list[dict[str, Any]]) -> None:
     inputs, labels = features(encoder, sample[:2])
-    with pytest.raises(ValueError, match=r"4 passage columns .* 3 grades a row"):
+    with pytest.raises(ValueError, match=r"4 passages a query .* 3 grades a row"):
         mv.WassersteinLoss(encoder)(inputs, labels[:, :3])

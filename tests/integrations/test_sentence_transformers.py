@@ -170,7 +170,7 @@ def test_two_processes_train_as_one(name: str, shared: list[Any]) -> None:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, run_two: Callable[[str, Path], list[Any]]) -> list[Any]:
-    return run_two("gather_worker.py", tmp_path_factory.mktemp("gather"))
+    return run_two("gather_worker", tmp_path_factory.mktemp("gather"))
 
 
 LOSSES: dict[str, dict[str, Any]] = {
@@ -292,7 +292,7 @@ def test_the_cached_form_refuses_what_it_cannot_do() -> None:
 
 
 BAD_LABELS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
-    "too few": (lambda labels: labels[:, :2], r"3 passage columns .* holds 2 grades a row.*list of 3"),
+    "too few": (lambda labels: labels[:, :2], r"3 passages a query .* holds 2 grades a row.*list of 3"),
     "one a row": (lambda labels: labels[:, 0], r"holds one number a row"),
     "none": (lambda labels: None, r"add a column named 'label'"),
 }

@@ -55,7 +55,7 @@ def test_its_loss_is_the_core_loss_of_the_encoders_scores(name: str, tmp_path: P
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, run_two: Callable[[str, Path], list[Any]]) -> list[Any]:
-    return run_two("tevatron_worker.py", tmp_path_factory.mktemp("tevatron"))
+    return run_two("tevatron_worker", tmp_path_factory.mktemp("tevatron"))
 
 
 @pytest.mark.parametrize("name", LOSSES)
