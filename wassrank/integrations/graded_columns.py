@@ -44,7 +44,8 @@ class GradedColumns(nn.Module):
     core: ClassVar[type[modules._Loss]]
     ways: ClassVar[tuple[bool | str, ...]] = (False, True)  # to gather
     similarities: ClassVar[dict[str, Similarity]]
-    name_of: Callable[[Similarity], str]  # what the framework calls a similarity
+    similarity_argument: ClassVar[str] = "similarity_fct"  # the framework's name for it
+    name_of: Callable[[Similarity], str]  # … and for one of them
     default_scale: ClassVar[float]
 
     wassrank: modules._Loss
@@ -79,7 +80,9 @@ class GradedColumns(nn.Module):
         if not isinstance(given, str):
             return given
         if given not in self.similarities:
-            raise ValueError(f"similarity_fct must be a function or one of {tuple(self.similarities)}, got {given!r}")
+            raise ValueError(
+                f"{self.similarity_argument} must be a function or one of {tuple(self.similarities)}, got {given!r}"
+            )
         return self.similarities[given]
 
     @property
