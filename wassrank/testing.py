@@ -71,7 +71,7 @@ class _Reading:
         scores = scores if self.order is None else scores[:, self.order]
         masks = [None] * self.parts if self.mask is None else self.mask.chunk(self.parts)
         losses = [
-            core(**self.options)(own.chunk(self.parts, 1)[i] if self.parts > 1 else own, labels, mask=mask)
+            core(**self.options)(own.chunk(self.parts, 1)[i], labels, mask=mask)
             for i, (own, labels, mask) in enumerate(
                 zip(scores.chunk(self.parts), self.labels.chunk(self.parts), masks, strict=True)
             )
@@ -172,7 +172,8 @@ class _Case:
         sizes = [(Q, WIDTH), (Q * K, WIDTH)] if self.of_embeddings else [(Q, K if convention == "own" else Q * K)]
         self.leaves = [torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for s in sizes]
         self.by_columns = torch.arange(Q * K).view(Q, K).T.reshape(-1)  # where column j·Q + i is among query-major ones
-        self.right = _Reading(self._scores, self.labels, self.mask, similarity, expected.options)
+        alone = {name: value for name, value in expected.options.items() if name not in ("gather", "group")}
+        self.right = _Reading(self._scores, self.labels, self.mask, similarity, alone)
 
     def _scores(self, similarity: str, detached: bool) -> Tensor:
         if not self.of_embeddings:
@@ -180,13 +181,12 @@ class _Case:
         queries, passages = (normalize(x, dim=-1) if similarity == "cosine" else x for x in self.leaves)
         if not detached:
             return queries @ passages.T
-        own = torch.arange(self.processes).repeat_interleave(len(passages) // self.processes).unsqueeze(1)
-        return torch.cat(
-            [
-                q @ torch.where(own == i, passages, passages.detach()).T
-                for i, q in enumerate(queries.chunk(self.processes))
-            ]
-        )
+        whose = torch.arange(self.processes).repeat_interleave(len(passages) // self.processes).unsqueeze(1)
+        rows = [
+            own @ torch.where(whose == i, passages, passages.detach()).T
+            for i, own in enumerate(queries.chunk(self.processes))
+        ]
+        return torch.cat(rows)
 
     def call(self, loss: Callable[..., Tensor]) -> Tensor:
         rank = dist.get_rank() if self.processes > 1 else 0
@@ -219,12 +219,11 @@ class _Case:
 
     def found(self, loss: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
         """The step that a model makes: of processes that share the case, the mean."""
-        value, gradient = self.step(self.call(loss))
+        value, gradient = (x.clone() for x in self.step(self.call(loss)))
         if self.processes > 1:
-            for of_each in (value, gradient):
-                dist.all_reduce(of_each)
-                of_each /= self.processes
-        return value, gradient
+            for sum_of_all in (value, gradient):
+                dist.all_reduce(sum_of_all)
+        return value / self.processes, gradient / self.processes
 
 
 def _mistakes(case: _Case) -> list[_Mistake]:

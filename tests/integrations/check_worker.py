@@ -20,7 +20,7 @@ from .joined import main
 
 OPTIONS: dict[str, Any] = {"temperature": 0.5, "p": 2, "target": "linear"}
 ROWS = wassrank.GradeWassersteinLoss(**OPTIONS)
-BATCH = wassrank.GaussianWassersteinLoss(temperature=0.5)
+BATCH = wassrank.GaussianWassersteinLoss(temperature=0.5, gather=True)
 PROCESSES = 2
 
 
