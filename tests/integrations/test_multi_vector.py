@@ -31,7 +31,7 @@ CORE: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def encoder(minilm: str) -> Any:
     """MiniLM's first layer with a projection of tokens, without dropout."""
     torch.manual_seed(0)

@@ -345,6 +345,7 @@ BAD_LABELS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "too few": (lambda labels: labels[:, :2], r"3 passages a query .* holds 2 grades a row.*list of 3"),
     "one a row": (lambda labels: labels[:, 0], r"holds one number a row"),
     "none": (lambda labels: None, r"add a column named 'label'"),
+    "a missing passage, unsaid": (lambda labels: labels - 1, r"holds -1, .*pass missing_label=-1"),
 }
 
 

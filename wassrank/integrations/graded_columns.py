@@ -12,7 +12,6 @@ from wassrank import modules
 
 from .citations import SYCL
 from .in_batch import among_all, gathered, processes, summed
-from .labels import split_missing
 from .options import check_one_number, scale_of
 
 Similarity = Callable[..., Tensor]
@@ -97,7 +96,8 @@ class GradedColumns(nn.Module):
         return asked and (self.of_the_batch or self.wassrank.options["in_batch"] is not None)
 
     def graded(self, passages: int, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Grades [B, n] of so many passages a query, and which are real passages; None: all."""
+        """Grades [B, n] of so many passages a query, 0 where one is missing, and the mask, True = a real passage; None
+        where all are."""
         name = type(self).__name__
         if not passages:
             raise ValueError(
@@ -123,7 +123,16 @@ class GradedColumns(nn.Module):
                 f"{name}: one passage a query and in_batch=None leave nothing to rank it against, the loss would "
                 f"always be 0: add passages, or let other queries' passages count (in_batch=0)"
             )
-        return split_missing(labels, self.missing_label)
+        if self.missing_label is not None:
+            mask = labels != self.missing_label
+            return labels.masked_fill(~mask, 0), mask
+        # On a GPU looking would wait for it.
+        if labels.is_cpu and not labels.is_floating_point() and bool((labels < 0).any()):
+            raise ValueError(
+                f"{name}: the label column holds {int(labels.min())}, grades are integers from 0 up: if it says that "
+                f"there is no passage, pass missing_label={int(labels.min())}"
+            )
+        return labels, None
 
     def of_scores(self, scores: Tensor, grades: Tensor, mask: Tensor | None) -> Tensor:
         """The loss of this process's queries.
