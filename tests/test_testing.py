@@ -107,6 +107,11 @@ def temperature_twice(s: Tensor, y: Tensor, mask: Any = None) -> Any:
     return CORE(s / 0.5, y, mask=mask)
 
 
+@wrong("query-major", "another temperature: scores are divided by 0.07, not by 0.5")
+def somebody_elses_temperature(s: Tensor, y: Tensor, mask: Any = None) -> Any:
+    return CORE(s, y, mask=mask, temperature=0.07)
+
+
 @wrong("own", "scaled the wrong way")
 def scale_for_temperature(s: Tensor, y: Tensor, mask: Any = None) -> Any:
     return CORE(s, y, mask=mask, temperature=2.0)
@@ -150,6 +155,11 @@ def cosines(q: Tensor, p: Tensor, y: Tensor, mask: Any = None) -> Any:
 @wrong("own", "detached")
 def no_gradient(s: Tensor, y: Tensor, mask: Any = None) -> Any:
     return CORE(s.detach(), y, mask=mask)
+
+
+@wrong("query-major", "another temperature: scores are divided by 5, ", "reduced by sum, not mean")
+def a_sum_at_another_temperature(s: Tensor, y: Tensor, mask: Any = None) -> Any:
+    return CORE(s, y, mask=mask, temperature=5.0, reduction="sum")
 
 
 @wrong("own", "multiplied by 0.5")
@@ -199,5 +209,7 @@ def test_an_error_of_the_adapter_is_a_finding() -> None:
 def test_an_unknown_convention_is_refused() -> None:
     with pytest.raises(ValueError, match="convention must be one of"):
         check_adapter(lambda s, y: CORE(s, y), convention="rows", expected=CORE)
+    with pytest.raises(ValueError, match="once they have joined"):
+        check_adapter(lambda q, p, y: CORE(q @ p.T, y), convention="embeddings", expected=CORE, shared=True)
     with pytest.raises(ValueError, match="'dot' or 'cosine'"):
         check_adapter(lambda s, y: CORE(s, y), convention="own", expected=CORE, similarity="cos")

@@ -50,11 +50,11 @@ def minilm() -> str:
 
 @pytest.fixture(scope="session")
 def run_two() -> Callable[[str, Path], list[Any]]:
-    """Runs a worker of this folder in two processes that gloo joins; returns what each saved at out/<rank>.pt."""
+    """Runs a worker of this folder in two processes, which joined.py joins; returns what each found."""
 
     def run(worker: str, out: Path) -> list[Any]:
-        command = [sys.executable, str(Path(__file__).parent / worker), str(out)]
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
+        command = [sys.executable, "-m", f"integrations.{worker}", str(out)]
+        environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
         started = [
             subprocess.Popen(command, env=environment | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
             for rank in range(2)

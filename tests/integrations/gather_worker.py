@@ -3,19 +3,17 @@ every case; tests/integrations/test_sentence_transformers.py, which starts it, c
 
 from __future__ import annotations
 
-import os
-import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from wassrank.integrations import multi_vector as mv
 from wassrank.integrations import sentence_transformers as st
+
+from .joined import main
 
 B, K, d, t = 6, 3, 4, 5
 """Queries, passages a query, the width of an embedding, tokens a text at most."""
@@ -84,15 +82,10 @@ def step(name: str, rows: slice = slice(None), shared: bool = False) -> tuple[Te
     return value.detach(), [p.grad for p in model.parameters() if p.grad is not None]
 
 
-def main(out: Path) -> None:
-    join = f"file://{out / 'join'}"
-    rank = int(os.environ["RANK"])
-    dist.init_process_group("gloo", init_method=join, rank=rank, world_size=2, timeout=timedelta(seconds=120))
+def work(rank: int, _: Path) -> dict[str, Any]:
     half = B // 2
-    found = {name: step(name, slice(rank * half, (rank + 1) * half), shared=True) for name in CASES}
-    torch.save(found, out / f"{rank}.pt")
-    dist.destroy_process_group()
+    return {name: step(name, slice(rank * half, (rank + 1) * half), shared=True) for name in CASES}
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(work)

@@ -31,7 +31,7 @@ CORE: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def encoder(minilm: str) -> Any:
     """MiniLM's first layer with a projection of tokens, without dropout."""
     torch.manual_seed(0)
@@ -145,5 +145,20 @@ def test_a_bad_option_is_refused(name: str) -> None:
 
 def test_labels_of_the_wrong_width_are_refused(encoder: Any, sample: list[dict[str, Any]]) -> None:
     inputs, labels = features(encoder, sample[:2])
-    with pytest.raises(ValueError, match=r"4 passage columns .* 3 grades a row"):
+    with pytest.raises(ValueError, match=r"4 passages a query .* 3 grades a row"):
         mv.WassersteinLoss(encoder)(inputs, labels[:, :3])
+
+
+def test_one_passage_a_query_needs_those_of_others(encoder: Any, sample: list[dict[str, Any]]) -> None:
+    inputs, labels = features(encoder, sample[:2])
+    with pytest.raises(ValueError, match="nothing to rank it against"):
+        mv.WassersteinLoss(encoder, in_batch=None)(inputs[:2], labels[:, :1])
+    with pytest.raises(ValueError, match="one text column"):
+        mv.WassersteinLoss(encoder)(inputs[:1], labels)
+
+
+def test_a_missing_passage_changes_nothing(encoder: Any, sample: list[dict[str, Any]]) -> None:
+    inputs, labels = features(encoder, sample[:3])
+    shorter = mv.WassersteinLoss(encoder)(inputs[:4], labels[:, :3])
+    labels[:, 3] = -1
+    torch.testing.assert_close(mv.WassersteinLoss(encoder, missing_label=-1)(inputs, labels), shorter)

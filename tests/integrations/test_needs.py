@@ -12,6 +12,7 @@ NEEDS = {
     "sentence_transformers": ("sentence_transformers", "st"),
     "cross_encoder": ("sentence_transformers", "st"),
     "multi_vector": ("sentence_transformers", "st"),
+    "pylate": ("pylate", "pylate"),
     "trove": ("trove", "trove"),
     "tevatron": ("tevatron", "tevatron"),
 }

@@ -17,6 +17,7 @@ sentence_transformers = pytest.importorskip("sentence_transformers", reason="nee
 from datasets import Dataset  # noqa: E402
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer  # noqa: E402
 from sentence_transformers import SentenceTransformerTrainingArguments as Arguments  # noqa: E402
+from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator  # noqa: E402
 from sentence_transformers.sentence_transformer.losses import (  # noqa: E402
     MatryoshkaLoss,
     MultipleNegativesRankingLoss,
@@ -148,6 +149,36 @@ def test_cached_gives_the_model_the_same_gradients(
         assert (cached[parameter] - gradient).norm() <= 1e-3 * gradient.norm() + 1e-7
 
 
+def test_cached_meets_the_same_dropout_twice(model: Any, sample: list[dict[str, Any]]) -> None:
+    """Column by column, as the cached form embeds them, with the same draws: then its gradients are those of the
+    embeddings that its loss saw, which they are only if the second pass draws what the first did."""
+    model[0].model.train()
+    inputs, labels = features(model, sample[:4])
+    torch.manual_seed(0)
+    columns = [model(dict(column))["sentence_embedding"] for column in inputs]
+    model.zero_grad()
+    want = st.WassersteinLoss(model, target="exp2").compute_loss_from_embeddings(columns, labels)
+    want.backward()
+    plain = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    torch.manual_seed(0)
+    loss = st.CachedWassersteinLoss(model, target="exp2", mini_batch_size=4)
+    found, cached = model_gradients(model, loss, inputs, labels)
+    assert abs(found - want) <= 1e-5 * abs(want)
+    for parameter, gradient in plain.items():
+        assert (cached[parameter] - gradient).norm() <= 1e-3 * gradient.norm() + 1e-7
+
+
+@pytest.mark.parametrize("name", ["WassersteinLoss", "CachedWassersteinLoss", "GaussianWassersteinLoss"])
+def test_evaluation_has_the_same_loss_without_a_gradient(name: str, model: Any, sample: list[dict[str, Any]]) -> None:
+    inputs, labels = features(model, sample[:4])
+    loss = getattr(st, name)(model)
+    trained = loss([dict(column) for column in inputs], labels)
+    with torch.no_grad():
+        evaluated = loss([dict(column) for column in inputs], labels)
+    assert not evaluated.requires_grad
+    torch.testing.assert_close(evaluated, trained.detach(), rtol=1e-5, atol=0)
+
+
 def test_matryoshka_is_the_weighted_sum_over_widths(model: Any, sample: list[dict[str, Any]]) -> None:
     inputs, labels = features(model, sample[:4])
     loss = st.WassersteinLoss(model)
@@ -170,7 +201,7 @@ def test_two_processes_train_as_one(name: str, shared: list[Any]) -> None:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, run_two: Callable[[str, Path], list[Any]]) -> list[Any]:
-    return run_two("gather_worker.py", tmp_path_factory.mktemp("gather"))
+    return run_two("gather_worker", tmp_path_factory.mktemp("gather"))
 
 
 LOSSES: dict[str, dict[str, Any]] = {
@@ -281,6 +312,25 @@ def test_a_bad_option_is_refused(name: str) -> None:
         st.WassersteinLoss(nn.Identity(), **options)
 
 
+def test_queries_of_several_processes_are_not_ranked() -> None:
+    with pytest.raises(ValueError, match="pass gather_across_devices=False"):
+        st.InfoNCELoss(nn.Identity(), symmetric=True, gather_across_devices=True)
+
+
+def test_ragged_labels_stop_in_the_frameworks_collator_and_filled_ones_pass(
+    model: Any, sample: list[dict[str, Any]]
+) -> None:
+    """What docs/integrations/sentence_transformers.md says of its message."""
+    collate = SentenceTransformerDataCollator(preprocess_fn=model.preprocess)
+    rows = [{"query": row["query"], "one": row["passages"][0], "two": row["passages"][1]} for row in sample[:2]]
+    with pytest.raises(ValueError, match="expected sequence of length 2 at dim 1 \\(got 1\\)"):
+        collate([row | {"label": label} for row, label in zip(rows, ([3, 1], [2]), strict=True)])
+    batch = collate([row | {"label": label} for row, label in zip(rows, ([3, 1], [2, -1]), strict=True)])
+    columns = [model(model.preprocess([row[name] for row in rows]))["sentence_embedding"] for name in rows[0]]
+    loss = st.WassersteinLoss(model, missing_label=-1)
+    assert loss.compute_loss_from_embeddings(columns, batch["label"]) > 0
+
+
 def test_the_cached_form_refuses_what_it_cannot_do() -> None:
     with pytest.raises(ValueError, match="euclidean_sim take WassersteinLoss"):
         st.CachedWassersteinLoss(nn.Identity(), similarity_fct="euclidean_sim")
@@ -292,9 +342,10 @@ def test_the_cached_form_refuses_what_it_cannot_do() -> None:
 
 
 BAD_LABELS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
-    "too few": (lambda labels: labels[:, :2], r"3 passage columns .* holds 2 grades a row.*list of 3"),
+    "too few": (lambda labels: labels[:, :2], r"3 passages a query .* holds 2 grades a row.*list of 3"),
     "one a row": (lambda labels: labels[:, 0], r"holds one number a row"),
     "none": (lambda labels: None, r"add a column named 'label'"),
+    "a missing passage, unsaid": (lambda labels: labels - 1, r"holds -1, .*pass missing_label=-1"),
 }
 
 

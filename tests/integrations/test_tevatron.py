@@ -55,7 +55,7 @@ def test_its_loss_is_the_core_loss_of_the_encoders_scores(name: str, tmp_path: P
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, run_two: Callable[[str, Path], list[Any]]) -> list[Any]:
-    return run_two("tevatron_worker.py", tmp_path_factory.mktemp("tevatron"))
+    return run_two("tevatron_worker", tmp_path_factory.mktemp("tevatron"))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -120,3 +120,14 @@ def test_bad_options_are_refused(tmp_path: Path) -> None:
         trainer(tmp_path, Encoder(), wassrank.GradeWassersteinLoss(reduction="none"), rows(), collate)
     with pytest.raises(ValueError, match="GradedCollator"):
         trainer(tmp_path, Encoder(), LOSSES["grade"], rows(), collate).compute_loss(Encoder(), collate(rows())[:2])
+
+
+def test_one_passage_a_query_needs_those_of_others(tmp_path: Path) -> None:
+    queries, passages, grades = collate(rows())
+    one = queries, {"x": passages["x"].unflatten(0, (-1, 3))[:, 0]}, grades[:, :1]
+    alone = trainer(tmp_path, Encoder(), wassrank.GradeWassersteinLoss(in_batch=None), rows(), collate)
+    with pytest.raises(ValueError, match="train_group_size=1"):
+        alone.compute_loss(Encoder(), one)
+    assert (
+        trainer(tmp_path, Encoder(), wassrank.GradeWassersteinLoss(), rows(), collate).compute_loss(Encoder(), one) > 0
+    )

@@ -56,7 +56,7 @@ def test_the_aliases_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, run_two: Callable[[str, Path], list[Any]]) -> list[Any]:
-    return run_two("trove_worker.py", tmp_path_factory.mktemp("trove"))
+    return run_two("trove_worker", tmp_path_factory.mktemp("trove"))
 
 
 @pytest.mark.parametrize("alias", CASES)

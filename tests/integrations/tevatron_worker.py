@@ -3,21 +3,19 @@ tests/integrations/test_tevatron.py, which starts it, compares with one process.
 
 from __future__ import annotations
 
-import os
-import sys
-from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from tevatron.retriever.modeling.encoder import EncoderModel
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
 import wassrank
 from wassrank.integrations.tevatron import GradedTrainer
+
+from .joined import main
 
 Q, K, d = 6, 3, 4
 LOSSES: dict[str, Any] = {
@@ -81,15 +79,9 @@ def step(name: str, folder: Path, processes: int = 1) -> tuple[float, list[Tenso
     return loss, [p.detach() - old for p, old in zip(model.parameters(), before, strict=True)]
 
 
-def main(out: Path) -> None:
-    os.environ["LOCAL_RANK"] = os.environ["RANK"]
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}  # asked for, and not used: the processes have joined
-    rank = int(os.environ["RANK"])
-    join = f"file://{out / 'join'}"
-    dist.init_process_group("gloo", init_method=join, rank=rank, world_size=2, timeout=timedelta(seconds=120))
-    torch.save({name: step(name, out / name, 2) for name in LOSSES}, out / f"{rank}.pt")
-    dist.destroy_process_group()
+def work(_: int, out: Path) -> dict[str, Any]:
+    return {name: step(name, out / name, 2) for name in LOSSES}
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(work)

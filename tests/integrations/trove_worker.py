@@ -3,9 +3,6 @@ DistributedDataParallel averages. tests/integrations/test_trove.py, which starts
 
 from __future__ import annotations
 
-import os
-import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 from trove import BiEncoderRetriever, ModelArguments
 
 import wassrank.integrations.trove  # noqa: F401  # registers the losses
+
+from .joined import main
 
 Q, K, d = 6, 3, 4
 CASES: dict[str, dict[str, Any]] = {"wassrank": {"target": "linear", "p": 2}, "wassrank_ws2": {}, "wassrank_nce": {}}
@@ -55,13 +54,9 @@ def step(alias: str, part: int | None = None) -> tuple[Tensor, list[Tensor]]:
     return loss.detach(), [p.grad for p in retriever.parameters() if p.grad is not None]
 
 
-def main(out: Path) -> None:
-    rank = int(os.environ["RANK"])
-    join = f"file://{out / 'join'}"
-    dist.init_process_group("gloo", init_method=join, rank=rank, world_size=2, timeout=timedelta(seconds=120))
-    torch.save({alias: step(alias, rank) for alias in CASES}, out / f"{rank}.pt")
-    dist.destroy_process_group()
+def work(rank: int, _: Path) -> dict[str, Any]:
+    return {alias: step(alias, rank) for alias in CASES}
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(work)

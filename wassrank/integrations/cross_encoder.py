@@ -9,16 +9,21 @@ A dataset's first column is the query, the second a list of documents, the label
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import accumulate
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from wassrank import modules
 
 from .citations import SYCL
+from .losses import Combined, InfoNCE, ListwiseKL, Wasserstein
 from .needs import needs
+from .options import check_one_number
 
 with needs("sentence-transformers", "st"):
     from sentence_transformers.util import batch_to_device, fullname, import_from_string
@@ -61,8 +66,7 @@ class _Loss(nn.Module):
         self.mini_batch_size = mini_batch_size
         if "in_batch" in options:
             raise TypeError("a cross-encoder scores a query's own documents alone: in_batch has no meaning here")
-        if options.get("reduction", "mean") == "none":
-            raise ValueError("the trainer takes one number a batch: reduction must be 'mean' or 'sum', got 'none'")
+        check_one_number(options)
         if getattr(model, "num_labels", 1) != 1:
             raise ValueError(
                 f"{type(self).__name__} ranks by one score a document, this model has {model.num_labels} outputs: "
@@ -80,20 +84,21 @@ class _Loss(nn.Module):
         queries, documents = self._checked(inputs, labels)
         pairs = [(query, document) for query, own in zip(queries, documents, strict=True) for document in own]
         size = len(queries) if self.mini_batch_size is None else self.mini_batch_size
-        size = size if size > 0 else len(pairs)
-        logits = [
-            self._logits(pairs[begin : begin + size], prompt=prompt, task=task) for begin in range(0, len(pairs), size)
-        ]
-        scores = self.activation_fn(torch.cat(logits).float())
+        scores = torch.cat(list(self._logits(pairs, size if size > 0 else len(pairs), prompt=prompt, task=task)))
+        scores = self.activation_fn(scores if scores.dtype == torch.float64 else scores.float())
         ends = list(accumulate(len(own) for own in documents))
         offsets = torch.tensor([0, *ends], device=scores.device)
         loss: Tensor = self.wassrank(scores, torch.cat(labels).to(scores.device), offsets=offsets)
         return loss
 
-    def _logits(self, pairs: list[tuple[str, str]], **given: str | None) -> Tensor:
-        tokens = batch_to_device(self.model.preprocess(pairs, **given), self.model.device)
-        scores: Tensor = self.model(tokens)["scores"]
-        return scores.view(-1)
+    def _logits(self, pairs: list[tuple[str, str]], size: int, **given: str | None) -> Iterator[Tensor]:
+        for begin in range(0, len(pairs), size):
+            # Processes have different numbers of mini-batches: DistributedDataParallel hears of the last alone.
+            quiet = isinstance(self.model, DistributedDataParallel) and begin + size < len(pairs)
+            with self.model.no_sync() if quiet else nullcontext():
+                tokens = batch_to_device(self.model.preprocess(pairs[begin : begin + size], **given), self.model.device)
+                # A dict, in which, unlike a BatchEncoding, it finds which parameters were used.
+                yield self.model(dict(tokens))["scores"].view(-1)
 
     def _checked(self, inputs: list[Any], labels: Any) -> tuple[list[str], list[list[str]]]:
         name = type(self).__name__
@@ -137,26 +142,13 @@ class _Loss(nn.Module):
         return SYCL
 
 
-class WassersteinLoss(_Loss):
-    """`wassrank.grade_wasserstein`: what it costs to move the scores' probability to where the labels want it, along
-    the axis of grades."""
-
-    core = modules.GradeWassersteinLoss
+class WassersteinLoss(Wasserstein, _Loss): ...
 
 
-class ListwiseKLLoss(_Loss):
-    """`wassrank.listwise_kl`."""
-
-    core = modules.ListwiseKLLoss
+class ListwiseKLLoss(ListwiseKL, _Loss): ...
 
 
-class InfoNCELoss(_Loss):
-    """`wassrank.info_nce`: the best grade is positive, the others are negative."""
-
-    core = modules.InfoNCELoss
+class InfoNCELoss(InfoNCE, _Loss): ...
 
 
-class CombinedLoss(_Loss):
-    """`wassrank.combined_loss`: a weighted sum of the three."""
-
-    core = modules.CombinedLoss
+class CombinedLoss(Combined, _Loss): ...

@@ -1,4 +1,5 @@
-"""What sentence-transformers' losses of a query column and passage columns share, whatever a text's embedding is."""
+"""What losses of a query column and passage columns share, whatever a text's embedding is: sentence-transformers' and
+PyLate's."""
 
 from __future__ import annotations
 
@@ -10,13 +11,8 @@ from torch import Tensor, nn
 from wassrank import modules
 
 from .citations import SYCL
-from .in_batch import among_all, whole_batch
-from .labels import split_missing
-from .needs import needs
-from .scale import scale_of
-
-with needs("sentence-transformers", "st"):
-    from sentence_transformers.util import all_gather, get_rank, get_world_size, similarity_fct_name
+from .in_batch import among_all, gathered, processes, summed
+from .options import check_one_number, scale_of
 
 Similarity = Callable[..., Tensor]
 
@@ -36,18 +32,19 @@ class GradedColumns(nn.Module):
             own passages alone), num_levels, …
 
     Requirements:
-        1. A dataset whose label column holds a list of grades a row, one a passage column: integers from 0 up, or
-           floats (a teacher's scores).
-        2. The same number of passage columns all over; for fewer passages see `missing_label`.
+        1. A dataset whose label column holds a list of grades a row, one a passage: integers from 0 up, or floats (a
+           teacher's scores).
+        2. The same number of passages all over; for fewer see `missing_label`.
 
     Inputs:
         (query, passage_1, …, passage_n) with labels [grade_1, …, grade_n], in any order of grades.
     """
 
     core: ClassVar[type[modules._Loss]]
-    of_the_batch: ClassVar[bool] = False  # a statistic of all processes' rows, no mean over rows
     ways: ClassVar[tuple[bool | str, ...]] = (False, True)  # to gather
     similarities: ClassVar[dict[str, Similarity]]
+    similarity_argument: ClassVar[str] = "similarity_fct"  # the framework's name for it
+    name_of: Callable[[Similarity], str]  # … and for one of them
     default_scale: ClassVar[float]
 
     wassrank: modules._Loss
@@ -71,8 +68,9 @@ class GradedColumns(nn.Module):
             raise ValueError(f"gather_across_devices must be one of {self.ways}, got {gather_across_devices!r}")
         if "gather" in options or "group" in options:
             raise TypeError("passages are shared by all processes or none: pass gather_across_devices=True")
-        if options.get("reduction", "mean") == "none":
-            raise ValueError("the trainer takes one number a batch: reduction must be 'mean' or 'sum', got 'none'")
+        if gather_across_devices and options.get("symmetric"):
+            raise ValueError("symmetric=True ranks the queries of one process: pass gather_across_devices=False")
+        check_one_number(options)
         self.wassrank = type(self).core(temperature=1 / self.scale, **options)
 
     def _similarity(self, given: Similarity | str | None) -> Similarity:
@@ -81,43 +79,60 @@ class GradedColumns(nn.Module):
         if not isinstance(given, str):
             return given
         if given not in self.similarities:
-            raise ValueError(f"similarity_fct must be a function or one of {tuple(self.similarities)}, got {given!r}")
+            raise ValueError(
+                f"{self.similarity_argument} must be a function or one of {tuple(self.similarities)}, got {given!r}"
+            )
         return self.similarities[given]
 
+    @property
+    def of_the_batch(self) -> bool:
+        """A statistic of all processes' rows, no mean or sum over rows."""
+        return "reduction" not in self.wassrank.options
+
     def gathers(self) -> bool:
-        """Whether a batch is to have all processes' passages. Without other queries' passages a mean over rows has no
-        use for those of other processes."""
-        asked = bool(self.gather_across_devices) and get_world_size() > 1
+        """Whether a batch is to have all processes' passages. Without other queries' passages a row has no use for
+        those of other processes."""
+        asked = bool(self.gather_across_devices) and processes() > 1
         return asked and (self.of_the_batch or self.wassrank.options["in_batch"] is not None)
 
-    def graded(self, columns: int, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Grades [B, n] of so many passage columns, and which are real passages; None: all."""
-        if not columns:
+    def graded(self, passages: int, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Grades [B, n] of so many passages a query, 0 where one is missing, and the mask, True = a real passage; None
+        where all are."""
+        name = type(self).__name__
+        if not passages:
             raise ValueError(
-                f"{type(self).__name__} got one text column: the dataset needs the query's column first, then at "
-                f"least one passage column"
+                f"{name} got one text column: the dataset needs the query's column first, then at least one passage "
+                f"column"
             )
         if labels is None:
             raise ValueError(
-                f"{type(self).__name__} needs grades: add a column named 'label' that holds a list of {columns} "
-                f"grades a row, one for each of the passage columns"
+                f"{name} needs grades: add a column named 'label' that holds a list of {passages} grades a row, one "
+                f"for each of the query's passages"
             )
-        if labels.dim() == 1 and columns == 1:
+        if labels.dim() == 1 and passages == 1:
             labels = labels.unsqueeze(1)
-        if labels.dim() != 2 or labels.shape[1] != columns:
+        if labels.dim() != 2 or labels.shape[1] != passages:
             held = f"{labels.shape[1]} grades" if labels.dim() == 2 else "one number"
             raise ValueError(
-                f"{type(self).__name__}: the dataset has {columns} passage columns behind the query and its label "
-                f"column holds {held} a row (labels {tuple(labels.shape)}): make it a list of {columns} grades, "
-                f"in the order of the columns; where a row has fewer passages, give the rest an empty text and the "
-                f"label missing_label=…"
+                f"{name}: the dataset has {passages} passages a query and its label column holds {held} a row (labels "
+                f"{tuple(labels.shape)}): make it a list of {passages} grades, in the order of the passages; where a "
+                f"row has fewer passages, give the rest an empty text and the label missing_label=…"
             )
-        if columns == 1 and self.wassrank.options["in_batch"] is None:
+        if passages == 1 and self.wassrank.options["in_batch"] is None:
             raise ValueError(
-                f"{type(self).__name__}: one passage a query and in_batch=None leave nothing to rank it against, the "
-                f"loss would always be 0: add passage columns, or let other queries' passages count (in_batch=0)"
+                f"{name}: one passage a query and in_batch=None leave nothing to rank it against, the loss would "
+                f"always be 0: add passages, or let other queries' passages count (in_batch=0)"
             )
-        return split_missing(labels, self.missing_label)
+        if self.missing_label is not None:
+            mask = labels != self.missing_label
+            return labels.masked_fill(~mask, 0), mask
+        # On a GPU looking would wait for it.
+        if labels.is_cpu and not labels.is_floating_point() and bool((labels < 0).any()):
+            raise ValueError(
+                f"{name}: the label column holds {int(labels.min())}, grades are integers from 0 up: if it says that "
+                f"there is no passage, pass missing_label={int(labels.min())}"
+            )
+        return labels, None
 
     def of_scores(self, scores: Tensor, grades: Tensor, mask: Tensor | None) -> Tensor:
         """The loss of this process's queries.
@@ -127,9 +142,9 @@ class GradedColumns(nn.Module):
         if not self.gathers():
             return self._core(scores, grades, mask=mask)
         if self.of_the_batch:
-            return whole_batch(self._core(scores, grades, mask=mask, gather=True), get_world_size())
-        mask = None if mask is None else all_gather(mask)
-        return self._core(*among_all(scores, grades, get_rank(), get_world_size()), mask=mask)
+            return summed(self._core(scores, grades, mask=mask, gather=True))
+        loss = self._core(*among_all(scores, grades), mask=None if mask is None else gathered(mask))
+        return summed(loss) if self.wassrank.options["reduction"] == "sum" else loss
 
     def _core(self, scores: Tensor, grades: Tensor, **given: Any) -> Tensor:
         loss: Tensor = self.wassrank(scores, grades, **given)
@@ -145,7 +160,7 @@ class GradedColumns(nn.Module):
         }
         return {
             "scale": self.scale,
-            "similarity_fct": similarity_fct_name(self.similarity_fct),
+            "similarity_fct": type(self).name_of(self.similarity_fct),
             "gather_across_devices": self.gather_across_devices,
             "missing_label": self.missing_label,
             **held,

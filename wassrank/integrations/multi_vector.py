@@ -5,7 +5,8 @@
     loss = WassersteinLoss(model, target="linear")  # where MultiVectorMultipleNegativesRankingLoss(model) was
 
 A dataset's first column is the query, each other text column a passage, the label column a list of as many grades.
-Who has MaxSim scores of his own, from PyLate for instance, gives [B, n] or query-major [B, B·n] to wassrank itself.
+PyLate, which this comes from, has a module of its own; who has other MaxSim scores gives [B, n] or query-major
+[B, B·n] to wassrank itself.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wassrank import modules
-
 from .graded_columns import GradedColumns, Similarity
+from .losses import Combined, GaussianWasserstein, InfoNCE, ListwiseKL, Wasserstein
 from .needs import needs
 
 with needs("sentence-transformers", "st"):
@@ -48,6 +48,7 @@ class _Loss(GradedColumns):
     """
 
     similarities = SIMILARITIES
+    name_of = staticmethod(similarity_fct_name)
     default_scale = 1.0  # this framework's: MaxSim is a sum over a query's tokens, not a cosine
 
     def __init__(
@@ -97,33 +98,16 @@ class _Loss(GradedColumns):
         return super().get_config_dict() | sizes
 
 
-class WassersteinLoss(_Loss):
-    """`wassrank.grade_wasserstein`: what it costs to move the scores' probability to where the labels want it, along
-    the axis of grades."""
-
-    core = modules.GradeWassersteinLoss
+class WassersteinLoss(Wasserstein, _Loss): ...
 
 
-class GaussianWassersteinLoss(_Loss):
-    """`wassrank.gaussian_wasserstein`, the loss of Esfandiarpoor et al.: it compares statistics of the batch."""
-
-    core = modules.GaussianWassersteinLoss
-    of_the_batch = True
+class GaussianWassersteinLoss(GaussianWasserstein, _Loss): ...
 
 
-class ListwiseKLLoss(_Loss):
-    """`wassrank.listwise_kl`."""
-
-    core = modules.ListwiseKLLoss
+class ListwiseKLLoss(ListwiseKL, _Loss): ...
 
 
-class InfoNCELoss(_Loss):
-    """`wassrank.info_nce`: the best grade is positive, the others are negative."""
-
-    core = modules.InfoNCELoss
+class InfoNCELoss(InfoNCE, _Loss): ...
 
 
-class CombinedLoss(_Loss):
-    """`wassrank.combined_loss`: a weighted sum of the three."""
-
-    core = modules.CombinedLoss
+class CombinedLoss(Combined, _Loss): ...

@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wassrank import modules
-
 from .citations import GRAD_CACHE, SYCL
 from .graded_columns import GradedColumns, Similarity
-from .in_batch import whole_batch
+from .in_batch import summed
+from .losses import Combined, GaussianWasserstein, InfoNCE, ListwiseKL, Wasserstein
 from .needs import needs
 
 with needs("sentence-transformers", "st"):
@@ -30,7 +29,6 @@ with needs("sentence-transformers", "st"):
         cos_sim,
         dot_score,
         euclidean_sim,
-        get_world_size,
         manhattan_sim,
         similarity_fct_name,
     )
@@ -49,6 +47,7 @@ class _Loss(GradedColumns):
     """
 
     similarities = SIMILARITIES
+    name_of = staticmethod(similarity_fct_name)
     default_scale = 20.0  # this framework's: a cosine over a temperature of 0.05
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
@@ -78,36 +77,19 @@ def query_major(columns: list[Tensor]) -> tuple[Tensor, Tensor]:
     return columns[0], torch.stack(columns[1:], 1).flatten(0, 1)
 
 
-class WassersteinLoss(_Loss):
-    """`wassrank.grade_wasserstein`: what it costs to move the scores' probability to where the labels want it, along
-    the axis of grades."""
-
-    core = modules.GradeWassersteinLoss
+class WassersteinLoss(Wasserstein, _Loss): ...
 
 
-class GaussianWassersteinLoss(_Loss):
-    """`wassrank.gaussian_wasserstein`, the loss of Esfandiarpoor et al.: it compares statistics of the batch."""
-
-    core = modules.GaussianWassersteinLoss
-    of_the_batch = True
+class GaussianWassersteinLoss(GaussianWasserstein, _Loss): ...
 
 
-class ListwiseKLLoss(_Loss):
-    """`wassrank.listwise_kl`."""
-
-    core = modules.ListwiseKLLoss
+class ListwiseKLLoss(ListwiseKL, _Loss): ...
 
 
-class InfoNCELoss(_Loss):
-    """`wassrank.info_nce`: the best grade is positive, the others are negative."""
-
-    core = modules.InfoNCELoss
+class InfoNCELoss(InfoNCE, _Loss): ...
 
 
-class CombinedLoss(_Loss):
-    """`wassrank.combined_loss`: a weighted sum of the three."""
-
-    core = modules.CombinedLoss
+class CombinedLoss(Combined, _Loss): ...
 
 
 class _Cached(CachedLossMixin, _Loss):  # type: ignore[misc]  # mypy does not follow sentence-transformers
@@ -177,7 +159,7 @@ class _Cached(CachedLossMixin, _Loss):  # type: ignore[misc]  # mypy does not fo
         gather = self.gathers() and self.gather_across_devices
         similarity = FROM_EMBEDDINGS[self.similarity_fct]
         loss = self.wassrank.from_embeddings(queries, passages, grades, mask=mask, similarity=similarity, gather=gather)
-        return whole_batch(loss, get_world_size()) if gather else loss
+        return summed(loss) if gather else loss
 
     def get_config_dict(self) -> dict[str, Any]:
         cached = {"mini_batch_size": self.mini_batch_size, "mini_batch_num_tokens": self.mini_batch_num_tokens}

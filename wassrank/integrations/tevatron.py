@@ -23,6 +23,7 @@ from wassrank.modules import _Loss
 from wassrank.processes.group import everyones
 
 from .needs import needs
+from .options import check_one_number
 
 with needs("Tevatron", "tevatron"):
     from tevatron.retriever.collator import TrainCollator
@@ -72,8 +73,7 @@ class GradedTrainer(TevatronTrainer):  # type: ignore[misc]
             )
         if graded_loss.options.get("gather"):
             raise ValueError("gather: Tevatron's encoder has gathered all processes' embeddings already")
-        if graded_loss.options.get("reduction", "mean") == "none":
-            raise ValueError("the trainer takes one number a batch: reduction must be 'mean' or 'sum', got 'none'")
+        check_one_number(graded_loss.options)
         self._temperature = of_model if of_model != 1 else of_loss
 
     def compute_loss(

@@ -18,7 +18,9 @@ from torch import Tensor
 from wassrank import modules
 from wassrank.functional.checks import check_positive
 
+from .losses import Combined, GaussianWasserstein, InfoNCE, ListwiseKL, Wasserstein
 from .needs import needs
+from .options import check_one_number
 
 with needs("Trove (ir-trove)", "trove"):
     from trove import ModelArguments
@@ -52,8 +54,7 @@ class _Loss(RetrievalLoss):  # type: ignore[misc]  # Trove carries no types
         check_positive("ModelArguments.temperature", args.temperature, "logits are divided by it")
         if "gather" in options:
             raise ValueError("gather: Trove's retriever has gathered all processes' embeddings already")
-        if options.get("reduction", "mean") == "none":
-            raise ValueError("the trainer takes one number a batch: reduction must be 'mean' or 'sum', got 'none'")
+        check_one_number(options)
         self.wassrank = type(self).core(temperature=float(args.temperature), **options)
 
     def forward(
@@ -78,36 +79,21 @@ class _Loss(RetrievalLoss):  # type: ignore[misc]  # Trove carries no types
         return loss
 
 
-class GradeWassersteinLoss(_Loss):
-    """`wassrank.grade_wasserstein`."""
-
+class GradeWassersteinLoss(Wasserstein, _Loss):
     _alias = "wassrank"
-    core = modules.GradeWassersteinLoss
 
 
-class GaussianWassersteinLoss(_Loss):
-    """`wassrank.gaussian_wasserstein`, the loss of Esfandiarpoor et al., exact."""
-
+class GaussianWassersteinLoss(GaussianWasserstein, _Loss):
     _alias = "wassrank_ws2"
-    core = modules.GaussianWassersteinLoss
 
 
-class ListwiseKLLoss(_Loss):
-    """`wassrank.listwise_kl`."""
-
+class ListwiseKLLoss(ListwiseKL, _Loss):
     _alias = "wassrank_kl"
-    core = modules.ListwiseKLLoss
 
 
-class GradedInfoNCELoss(_Loss):
-    """`wassrank.info_nce`; Trove has an InfoNCELoss of its own, for which the first passage is the positive."""
-
+class GradedInfoNCELoss(InfoNCE, _Loss):  # Trove has an InfoNCELoss, for which the first passage is the positive
     _alias = "wassrank_nce"
-    core = modules.InfoNCELoss
 
 
-class CombinedLoss(_Loss):
-    """`wassrank.combined_loss`."""
-
+class CombinedLoss(Combined, _Loss):
     _alias = "wassrank_combined"
-    core = modules.CombinedLoss

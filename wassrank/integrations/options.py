@@ -1,4 +1,4 @@
-"""`scale` in place of temperature, where a framework calls it so."""
+"""Options that a framework spells in its own way, or cannot have."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from wassrank.functional.checks import check_positive
 
 
 def scale_of(scale: float | None, options: dict[str, Any], default: float) -> float:
-    """What scores are multiplied by; takes `temperature` out of `options`.
+    """What scores are multiplied by, where a framework has `scale` in place of temperature; takes `temperature` out of
+    `options`.
 
     Raises:
         ValueError: both are given, or what is given is not positive."""
@@ -23,3 +24,8 @@ def scale_of(scale: float | None, options: dict[str, Any], default: float) -> fl
     scale = default if scale is None else scale
     check_positive("scale", scale, "scores are multiplied by it")
     return scale
+
+
+def check_one_number(options: dict[str, Any]) -> None:
+    if options.get("reduction", "mean") == "none":
+        raise ValueError("the trainer takes one number a batch: reduction must be 'mean' or 'sum', got 'none'")
