@@ -94,6 +94,11 @@ class BiEncoder(nn.Module):
         settings = {"pooling": self.pooling, "normalize": self.normalize, "max_length": self.max_length}
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
+    @property
+    def _no_split_modules(self) -> Any:
+        """What accelerate asks a model for that FSDP is to spread: its layers."""
+        return self.encoder._no_split_modules
+
     def gradient_checkpointing_enable(self, **options: Any) -> None:
         """Called by HF Trainer with --gradient_checkpointing, in earlier versions of transformers 5 under this name."""
         self.encoder.gradient_checkpointing_enable(**options)

@@ -23,7 +23,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
-from transformers import EarlyStoppingCallback, HfArgumentParser, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, HfArgumentParser, TrainerCallback, TrainingArguments, set_seed
+from transformers.integrations import get_available_reporting_integrations
 
 from training.checkpoints import LAST
 from training.cli import OneLineErrors, add_encoder_options, encoder_from, exit_status
@@ -33,8 +34,9 @@ from training.evaluate import RELEVANT_GRADE, evaluate
 from training.folders import staged
 from training.groups import GradedGroups
 from training.lora import low_rank
-from training.losses import LOSSES, LossOptions, backend_name, build_loss, wants_all_scores
+from training.losses import LOSSES, LossOptions, backend_name, build_loss, check_grades, wants_all_scores
 from training.recipe import read_recipe
+from training.sharded import loaded_whole
 from training.trainer import DEFAULTS, EARLY_STOPPING, GATHERINGS, GradedTrainer, LossBar, leave_processes
 
 METRICS_FILE, RECIPE_FILE = "metrics.json", "recipe.yaml"
@@ -56,9 +58,11 @@ def train(options: argparse.Namespace, args: TrainingArguments, folder: Path) ->
         kl=options.kl,
         backend=options.backend,
     )
-    real_grades = collection.qrels["train"].real
-    loss = build_loss(loss_options, collection.highest_grade(), real_grades, options.from_embeddings)
-    encoder = encoder_from(options).to(args.device)
+    judged = collection.qrels["train"]
+    check_grades(loss_options, judged.highest(), judged.real)
+    loss = build_loss(loss_options, judged.highest_grade(), judged.real, options.from_embeddings)
+    with loaded_whole(args):
+        encoder = encoder_from(options).to(args.device)
     group_size = next(size for size in (options.group_size, collection.group_size, GROUP_SIZE) if size is not None)
     groups = GradedGroups(collection, "train", group_size, args.seed)
 
@@ -74,6 +78,7 @@ def train(options: argparse.Namespace, args: TrainingArguments, folder: Path) ->
     if options.early_stopping is not None:
         callbacks.append(EarlyStoppingCallback(options.early_stopping))
 
+    set_seed(args.seed)  # Hugging Face's Trainer does so too, but low-rank changes begin at random before there is one
     with low_rank(encoder, options.lora_rank, options.lora_alpha, options.lora_targets):
         trainer = GradedTrainer(
             encoder,
@@ -133,6 +138,9 @@ def huggingface_arguments(
         args: TrainingArguments = parser.parse_dict(asked)[0]
     except ValueError as error:
         raise InputError(f"training arguments: {error}") from error
+    for name in args.report_to:
+        if name not in get_available_reporting_integrations():
+            raise InputError(f"--report_to {name}: not installed here, or unknown to Hugging Face")
     if args.save_strategy != "no" and not args.output_dir:
         asking = "--early-stopping" if early_stopping else "--save_strategy"
         raise InputError(f"{asking} needs --output_dir, a folder of its own that keeps HF's checkpoints")
