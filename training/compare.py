@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from training.cli import OneLineErrors, add_pooling_options, exit_status
+from training.cli import OneLineErrors, add_pooling_options, exit_status, pooling_from
 from training.encoder import BiEncoder
 from training.errors import InputError
 from training.evaluate import add_search_options, retrieve, search_from
@@ -122,7 +122,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sets += read_sets(options.sets, options.only) if options.sets is not None else []
         search = search_from(options)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        settings = (options.pooling, options.normalize, options.max_length)
         with staged(options.output) as folder:
             results: dict[str, dict[str, Quality]] = {one.name: {} for one in sets}
             for one in sets:
@@ -130,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 qrels = collection.qrels[one.split]
                 (folder / RUNS_FOLDER / one.name).mkdir(parents=True)
                 for name, source in models.items():
-                    encoder = BiEncoder.from_pretrained(source, *settings).to(device)
+                    encoder = BiEncoder.from_pretrained(source, *pooling_from(options)).to(device)
                     bar = f"{name} on {one.name}"
                     run = retrieve(encoder, collection, list(qrels), options.batch_size, bar, search)
                     write_run(folder / RUNS_FOLDER / one.name / f"{name}.trec", run, name)

@@ -57,11 +57,12 @@ class BiEncoder(nn.Module):
         pooling: str | None = None,
         normalize: bool | None = None,
         max_length: int | None = None,
+        trust_remote_code: bool = False,
     ) -> BiEncoder:
         """Load a hub name or a model folder; from one written by `save_pretrained`, the settings too.
 
         An argument that is given wins over a restored setting; with neither, the constructor's default holds.
-        Weights are read from safetensors only, and no code that comes with a model is run.
+        Weights are read from safetensors only, and code that comes with a model is run only if `trust_remote_code`.
 
         Raises:
             InputError: there is no such model, or its files cannot be used.
@@ -75,11 +76,11 @@ class BiEncoder(nn.Module):
             encoder, loading = AutoModel.from_pretrained(
                 source,
                 use_safetensors=True,
-                trust_remote_code=False,
+                trust_remote_code=trust_remote_code,
                 ignore_mismatched_sizes=True,  # told below, in one line
                 output_loading_info=True,
             )
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
         except (OSError, ValueError) as error:  # what transformers raises for an unknown or unusable model
             kind = "" if Path(source).is_dir() else "no such folder; as a hub name: "
             raise InputError(f"cannot load the encoder {str(source)!r}: {kind}{first_line(error)}") from error

@@ -35,7 +35,7 @@ from training.folders import staged
 from training.groups import GradedGroups
 from training.lora import low_rank
 from training.losses import LOSSES, LossOptions, backend_name, build_loss, check_grades, wants_all_scores
-from training.recipe import read_recipe
+from training.recipe import FLAG_ONLY, read_recipe
 from training.sharded import loaded_whole
 from training.trainer import DEFAULTS, EARLY_STOPPING, GATHERINGS, GradedTrainer, LossBar, leave_processes
 
@@ -113,8 +113,9 @@ class _HfParser(HfArgumentParser):  # type: ignore[misc]  # mypy does not follow
     error = OneLineErrors.error
 
 
-NO_RECIPE = ("output", "recipe", "small", "output_dir", "resume_from_checkpoint", "hub_token", "push_to_hub_token")
+NO_RECIPE = ("output", "recipe", "small", "output_dir", "resume_from_checkpoint", FLAG_ONLY)
 """Options that say where this run was and what it was allowed, not what it was."""
+TOKENS = ("hub_token", "push_to_hub_token")
 
 
 def huggingface_arguments(
@@ -134,6 +135,9 @@ def huggingface_arguments(
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     asked, defaults = vars(namespace), _defaults()
     chosen = {name: value for name, value in asked.items() if name in own or value != defaults[name]}
+    for name in TOKENS:
+        if asked.get(name) is not None:  # Hugging Face would write it into every checkpoint's training_args.bin
+            raise InputError(f"--{name}: a token comes from the environment, HF_TOKEN, and from nowhere else")
     try:
         args: TrainingArguments = parser.parse_dict(asked)[0]
     except ValueError as error:
