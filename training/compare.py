@@ -120,12 +120,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for name, data in named(options.data, "--data").items()
         ]
         sets += read_sets(options.sets, options.only) if options.sets is not None else []
+        for place, one in enumerate(sets):
+            if one.name in [other.name for other in sets[:place]]:
+                raise InputError(f"--sets and --data: two are called {one.name!r}: give names, NAME=DATA")
         search = search_from(options)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         with staged(options.output) as folder:
+            # All before the first is used: that takes hours.
+            collections = [one.read() for one in sets]
+            for source in models.values():
+                BiEncoder.from_pretrained(source, *pooling_from(options))
             results: dict[str, dict[str, Quality]] = {one.name: {} for one in sets}
-            for one in sets:
-                collection = one.read()
+            for one, collection in zip(sets, collections, strict=True):
                 qrels = collection.qrels[one.split]
                 (folder / RUNS_FOLDER / one.name).mkdir(parents=True)
                 for name, source in models.items():

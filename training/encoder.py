@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from transformers import AutoModel, AutoTokenizer
+from transformers.utils import logging
 
 from training.chunked_encoding import encode_in_chunks
 from training.errors import InputError, first_line
@@ -44,6 +45,9 @@ class BiEncoder(nn.Module):
             raise InputError(f"pooling must be one of {POOLINGS}, got {pooling!r}")
         if max_length < 1:
             raise InputError(f"max_length must be at least 1 token, got {max_length}")
+        positions = getattr(encoder.config, "max_position_embeddings", None)
+        if positions is not None and max_length > positions:
+            raise InputError(f"max_length {max_length} is more than the encoder's {positions} positions")
         self.encoder = encoder
         self.tokenizer = tokenizer
         self.pooling = pooling
@@ -62,7 +66,9 @@ class BiEncoder(nn.Module):
         """Load a hub name or a model folder; from one written by `save_pretrained`, the settings too.
 
         An argument that is given wins over a restored setting; with neither, the constructor's default holds.
-        Weights are read from safetensors only, and code that comes with a model is run only if `trust_remote_code`.
+        Weights are read from safetensors only, and as float32, whatever they were stored in: half precision is
+        autocast's (--bf16), and steps of 1e-5 would be lost in weights that have it themselves. Code that comes with a
+        model is run only if `trust_remote_code`.
 
         Raises:
             InputError: there is no such model, or its files cannot be used.
@@ -72,9 +78,12 @@ class BiEncoder(nn.Module):
             settings = _read_settings(Path(source) / SETTINGS_FILE)
         given = {"pooling": pooling, "normalize": normalize, "max_length": max_length}
         settings |= {name: value for name, value in given.items() if value is not None}
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # what does not fit it tells in a table, and we in one line
         try:
             encoder, loading = AutoModel.from_pretrained(
                 source,
+                dtype=torch.float32,
                 use_safetensors=True,
                 trust_remote_code=trust_remote_code,
                 ignore_mismatched_sizes=True,  # told below, in one line
@@ -84,6 +93,8 @@ class BiEncoder(nn.Module):
         except (OSError, ValueError) as error:  # what transformers raises for an unknown or unusable model
             kind = "" if Path(source).is_dir() else "no such folder; as a hub name: "
             raise InputError(f"cannot load the encoder {str(source)!r}: {kind}{first_line(error)}") from error
+        finally:
+            logging.set_verbosity(verbosity)
         _check_weights(source, loading)
         return cls(encoder, tokenizer, **settings)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -115,6 +116,8 @@ class _HfParser(HfArgumentParser):  # type: ignore[misc]  # mypy does not follow
 
 NO_RECIPE = ("output", "recipe", "small", "output_dir", "resume_from_checkpoint", FLAG_ONLY)
 """Options that say where this run was and what it was allowed, not what it was."""
+FILES = ("data", "model", "deepspeed", "fsdp_config")
+"""Options that name a file or folder, which a saved recipe is to find from anywhere."""
 TOKENS = ("hub_token", "push_to_hub_token")
 
 
@@ -161,8 +164,11 @@ def _defaults() -> dict[str, Any]:
 
 def save_recipe(options: argparse.Namespace, chosen: Mapping[str, Any], file: Path) -> None:
     """All options of a run, as a recipe that repeats it."""
-    own = {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in vars(options).items()}
-    recipe = {name: value for name, value in {**own, **chosen}.items() if name not in NO_RECIPE and value is not None}
+    given = {**vars(options), **chosen}
+    for name in FILES:
+        if isinstance(given.get(name), Path | str) and os.path.exists(given[name]):  # a model may be a hub name
+            given[name] = str(Path(given[name]).absolute())
+    recipe = {name: value for name, value in given.items() if name not in NO_RECIPE and value is not None}
     file.write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -201,8 +202,11 @@ class GradedTrainer(Trainer):  # type: ignore[misc]  # mypy does not follow tran
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         assert self.measure is not None
+        metrics: dict[str, float]
         with self.whole.inside():
-            metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.measure().items()}
+            measured = {f"{metric_key_prefix}_{name}": value for name, value in self.measure().items()}
+        # The first process's for all: where rounding differs, one would stop early and leave the others waiting.
+        (metrics,) = broadcast_object_list([measured])
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
