@@ -27,7 +27,7 @@ class BiEncoder(nn.Module):
     Args:
         encoder: a Hugging Face model whose output has `last_hidden_state` [B, T, d].
         tokenizer: its tokenizer.
-        pooling: "mean" over real tokens, or "cls", the first token.
+        pooling: "mean" over real tokens, or "cls", the first of them.
         normalize: scale embeddings to length 1, so that scores are cosines.
         max_length: texts are cut to this many tokens.
     """
@@ -135,7 +135,9 @@ class BiEncoder(nn.Module):
         """Embeddings [B, d] of a tokenized batch: tensors [B, T] as the tokenizer gives them."""
         hidden = self.encoder(**tokens).last_hidden_state  # [B, T, d]
         if self.pooling == "cls":
-            pooled = hidden[:, 0]
+            # Not always column 0: some tokenizers pad on the left.
+            first = tokens["attention_mask"].argmax(dim=1)
+            pooled = hidden[torch.arange(len(hidden), device=hidden.device), first]
         else:
             real = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)  # [B, T, 1]
             pooled = (hidden * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)

@@ -31,11 +31,7 @@ def staged(target: Path, marker: str | None = None) -> Iterator[Path]:
     """
     target = Path(os.path.abspath(target))
     _check_free(target, marker)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written: {error.strerror}") from error
+    staging = _beside(target)
     try:
         with writing(target):
             yield staging
@@ -62,11 +58,7 @@ def staged_file(target: Path) -> Iterator[Path]:
     """
     if target.exists():
         raise InputError(f"{target}: is there already; name a file that does not exist yet")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written: {error.strerror}") from error
+    staging = _beside(target)
     try:
         with writing(target):
             yield staging / target.name
@@ -97,6 +89,15 @@ def _full(error: Exception) -> str | None:
     # torch.save does not say why its writer came to a wrong place: nothing else brings it there.
     stopped = re.search(r"PytorchStreamWriter|unexpected pos \d+ vs \d+", str(error))
     return None if stopped is None else "the disk is full"
+
+
+def _beside(target: Path) -> Path:
+    """A new folder that can be renamed to `target`."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written: {error.strerror}") from error
 
 
 def _check_free(target: Path, marker: str | None) -> None:

@@ -38,6 +38,20 @@ def test_an_embedding_is_pooled_from_its_own_tokens(
         torch.testing.assert_close(embedding, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_first_token_is_a_real_one_on_whichever_side_is_padded(
+    tiny_encoder: Callable[..., BiEncoder], side: str
+) -> None:
+    encoder = tiny_encoder(pooling="cls", normalize=False).eval()
+    encoder.tokenizer.padding_side = side
+    tokens = encoder.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = encoder.encoder(**tokens).last_hidden_state
+        embedded = encoder.embed(dict(tokens))
+    for row, token_ids in enumerate(tokens["input_ids"].tolist()):
+        torch.testing.assert_close(embedded[row], hidden[row, token_ids.index(2)])  # [CLS]
+
+
 def test_encoding_keeps_the_order_and_the_mode(tiny_encoder: Callable[..., BiEncoder]) -> None:
     encoder = tiny_encoder(dropout=0.5).train()
     one_by_one = torch.cat([encoder.encode([text]) for text in TEXTS])
