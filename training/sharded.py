@@ -26,9 +26,11 @@ def loaded_whole(args: TrainingArguments) -> Iterator[None]:
     config = getattr(args, "hf_deepspeed_config", None)
     if config is not None:
         unset_hf_deepspeed_config()
-    yield
-    if config is not None:
-        set_hf_deepspeed_config(config)
+    try:
+        yield
+    finally:
+        if config is not None:
+            set_hf_deepspeed_config(config)
 
 
 class Whole:
@@ -52,8 +54,10 @@ class Whole:
         """The encoder is whole inside, and spread as before at the end."""
         spread = self._encoder.encoder
         self.for_good()
-        yield
-        self._encoder.encoder = spread
+        try:
+            yield
+        finally:
+            self._encoder.encoder = spread
 
     def for_good(self) -> None:
         """The encoder is whole from now on, and no longer the one that is trained."""

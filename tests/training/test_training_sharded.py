@@ -26,6 +26,8 @@ FSDP = ["--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFO
 FSDP += ["--fsdp_state_dict_type", "FULL_STATE_DICT"]
 DEEPSPEED = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
 
+MODES = {"fsdp": ["--fsdp"], "zero 3": ["--deepspeed", str(RECIPES / "zero3.json")]}
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -87,20 +89,22 @@ def test_spread_weights_train_to_the_same(
     assert run["after"] == whole["after"]  # measured by an encoder that is whole again
 
 
-def test_a_spread_run_resumes_where_it_stopped(folder: Path) -> None:
-    saving = ["--fsdp", "--output_dir", str(folder / "points"), "--save_strategy", "steps", "--save_steps", "3"]
-    train(folder, "saving", *saving)
-    shutil.rmtree(folder / "points" / "checkpoint-4")  # the last: as if it had been cut off after the third step
-    train(folder, "resumed", *saving, "--resume_from_checkpoint", "last")
-    assert metrics(folder / "resumed")["run"]["losses"] == metrics(folder / "whole")["run"]["losses"]
-    for key, weight in weights(folder / "resumed").items():
-        torch.testing.assert_close(weight, weights(folder / "whole")[key], rtol=0, atol=1e-7)
+@pytest.mark.parametrize("mode", ["fsdp", pytest.param("zero 3", marks=DEEPSPEED)])
+def test_a_spread_run_resumes_where_it_stopped(mode: str, folder: Path) -> None:
+    points = folder / f"saved, {mode}"
+    saving = [*MODES[mode], "--output_dir", str(points), "--save_strategy", "steps", "--save_steps", "3"]
+    train(folder, f"{mode}, saving", *saving)
+    shutil.rmtree(points / "checkpoint-4")  # the last: as if it had been cut off after the third step
+    train(folder, f"{mode}, resumed", *saving, "--resume_from_checkpoint", "last")
+    expected, found = folder / f"{mode}, saving", folder / f"{mode}, resumed"
+    assert metrics(found)["run"]["losses"] == metrics(expected)["run"]["losses"]
+    for key, weight in weights(found).items():
+        torch.testing.assert_close(weight, weights(expected)[key], rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("mode", ["fsdp", pytest.param("zero 3", marks=DEEPSPEED)])
 def test_spread_weights_are_measured_in_training_and_the_best_are_kept(mode: str, folder: Path) -> None:
-    options = ["--fsdp"] if mode == "fsdp" else ["--deepspeed", str(RECIPES / "zero3.json")]
-    options += ["--output_dir", str(folder / f"points, {mode}"), "--eval_strategy", "epoch"]
+    options = [*MODES[mode], "--output_dir", str(folder / f"points, {mode}"), "--eval_strategy", "epoch"]
     train(folder, f"{mode}, measured", *options)
     once = metrics(folder / f"{mode}, measured")
     assert [one["step"] for one in once["run"]["evaluations"]] == [2, 4]
