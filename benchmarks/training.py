@@ -1,7 +1,8 @@
 """`python -m benchmarks.training`: what the trainer and the evaluator cost beside the work that cannot be avoided.
 
-    python -m benchmarks.training                      # overhead, encoding, search: eight minutes on two quiet cores
-    python -m benchmarks.training corpus               # ten million passages: 4 GB in a temporary folder, six minutes
+    python -m benchmarks.training                      # encoding, search, overhead: minutes, on two quiet cores
+    python -m benchmarks.training search --queries 2048
+    python -m benchmarks.training corpus               # ten million passages: minutes, 4 GB in a temporary folder
 
 overhead    the share of a training step that is not the encoder's forward and backward (trainer_overhead.py)
 encoding    the evaluator's embedding against a bare loop over batches sorted by length (retrieval.py)

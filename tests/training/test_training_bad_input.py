@@ -84,7 +84,6 @@ def test_a_full_disk_ends_training_with_one_line_and_leaves_nothing(arguments: l
     there = sorted(tmp_path.iterdir())
     for limit, extra, named in (
         (size // 2, [], tmp_path / "trained"),
-        (size // 2, points, tmp_path / "points" / "checkpoint-1"),
         (size + size // 2, points, tmp_path / "points" / "checkpoint-1"),
     ):
         ended = subprocess.run(
