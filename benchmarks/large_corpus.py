@@ -1,4 +1,4 @@
-"""`python -m benchmarks.large_corpus`: what ten million passages cost the trainer at its start, in seconds and memory.
+"""What ten million passages cost the trainer at its start: `python -m benchmarks.training corpus`.
 
 Generates a collection (four passages of about 300 characters a query, each judged once, as the generator writes them)
 in a temporary folder, and reads it in processes of their own: first without an index, then with one, from a folder and
@@ -9,23 +9,21 @@ them). The file cache is as the process before left it. Everything is deleted at
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-from benchmarks import machine
 from training.collection_writer import CollectionWriter
 from training.data import read_collection
 from training.groups import GradedGroups
 
-HERE = Path(__file__).parent
+FIRST = "folder, no index yet"
 LEVELS = 4
 BATCHES, BATCH = 100, 64
 
@@ -50,7 +48,7 @@ def generate(folder: Path, passages: int) -> None:
 
 def start(data: Path) -> dict[str, float]:
     """Seconds until the first group, seconds a batch of groups, and memory: of this process."""
-    before = peak()
+    before = resident("VmHWM")
     began = time.perf_counter()
     groups = GradedGroups(read_collection(data, ["train"]), "train", LEVELS, seed=1)
     first = groups[0]
@@ -64,61 +62,51 @@ def start(data: Path) -> dict[str, float]:
     return {
         "seconds": round(ready, 2),
         "milliseconds_a_batch": round(1000 * (time.perf_counter() - began) / BATCHES, 2),
-        "peak_mib": round(peak() / 2**20),
+        "peak_mib": round(resident("VmHWM") / 2**20),
         "peak_before_mib": round(before / 2**20),
-        "own_mib": round(own() / 2**20),
+        "own_mib": round(resident("RssAnon") / 2**20),
     }
 
 
-def peak() -> int:
-    """Bytes; Linux counts in KiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def resident(field: str) -> int:
+    """Bytes of this process's memory: "VmHWM", the most that was resident at a time, or "RssAnon", what no file backs.
 
-
-def own() -> int:
-    """Bytes of resident memory that no file backs."""
+    Not getrusage's ru_maxrss: it begins with the memory of the process that started this one.
+    """
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith("RssAnon:"):
+        if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError("/proc/self/status has no RssAnon: this needs Linux")
+    raise RuntimeError(f"/proc/self/status has no {field}: this needs Linux")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.large_corpus", description=__doc__)
-    parser.add_argument("--passages", type=int, default=10_000_000)
-    parser.add_argument("--scratch", type=Path, default=None, help="where to generate; 4 GB for ten million")
-    parser.add_argument("--out", type=Path, help="result file; default benchmarks/results/large-corpus-<date>.json")
-    parser.add_argument("--start", type=Path, help=argparse.SUPPRESS)  # the process that is measured
-    options = parser.parse_args()
-    if options.start:
-        print(json.dumps(start(options.start)))
-        return
-    rows: list[dict[str, float | str]] = []
-    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
-        folder = Path(scratch) / "collection"
+def measure(passages: int, scratch: Path | None = None) -> dict[str, Any]:
+    """Sizes, and a row for each start: see above. `scratch` is where to generate; 4 GB for ten million."""
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(dir=scratch) as name:
+        folder, cache = Path(name) / "collection", Path(name) / "cache"
         folder.mkdir()
         began = time.perf_counter()
-        generate(folder, options.passages)
+        generate(folder, passages)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        print(f"generated {size / 1e9:.2f} GB in {time.perf_counter() - began:.0f} s")
-        environment = os.environ | {"WASSRANK_CACHE": str(Path(scratch) / "cache")}
-        for name, data in (
-            ("folder, no index yet", folder),
+        print(f"generated {size / 1e9:.2f} GB in {time.perf_counter() - began:.0f} s", flush=True)
+        for start_name, data in (
+            (FIRST, folder),
             ("folder", folder),
             ("folder again", folder),
             ("YAML of two sources", folder / "data.yaml"),
         ):
-            command = [sys.executable, "-m", "benchmarks.large_corpus", "--start", str(data)]
-            measured = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
-            rows.append({"name": name} | json.loads(measured))
-            print(rows[-1])
-        index = sum(path.stat().st_size for path in (Path(scratch) / "cache").rglob("*.npy"))
-    where = machine.describe()
-    out = options.out or HERE / "results" / f"large-corpus-{where['date']}.json"
-    result = {"machine": where, "passages": options.passages, "bytes": size, "index_bytes": index, "rows": rows}
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(f"index {index / 1e6:.0f} MB -> {out}")
+            measured = subprocess.run(
+                [sys.executable, "-m", "benchmarks.large_corpus", str(data)],
+                env=os.environ | {"WASSRANK_CACHE": str(cache)},
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+            ).stdout
+            rows.append({"name": start_name} | json.loads(measured))
+            print(rows[-1], flush=True)
+        index = sum(path.stat().st_size for path in cache.rglob("*.npy"))
+    return {"passages": passages, "bytes": size, "index_bytes": index, "rows": rows}
 
 
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # the process that is measured
+    print(json.dumps(start(Path(sys.argv[1]))))

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.retrieval`: what evaluation adds to the work that cannot be avoided.
+"""What evaluation adds to the work that cannot be avoided: `python -m benchmarks.training encoding search`.
 
 Encoding: `embeddings`, as the evaluator calls it, against a bare loop over batches sorted by length, with the bundled
 MiniLM on the sample's passages. Search: `top_k` against a blocked torch.matmul and topk over all passages at once, on
@@ -8,8 +8,6 @@ by turns, so that other load on the machine falls on both; reported are wall-clo
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,15 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import machine
 from training.data import read_collection
 from training.embedding_cache import embeddings
 from training.encoder import BiEncoder, default_encoder
-from training.measures import DEPTH
 from training.search import top_k
 
-HERE = Path(__file__).parent
-SAMPLE = HERE.parent / "training" / "sample"
+SAMPLE = Path(__file__).parent.parent / "training" / "sample"
 DIMENSION = 384  # MiniLM's
 SLICE = 1024  # queries: half a minute
 BARE_BLOCK = 256  # queries of the blocked product
@@ -101,28 +96,12 @@ def encoding(count: int) -> dict[str, Any]:
     texts = list(read_collection(SAMPLE, ["test"]).corpus.values())[:count]
     ours, bare = Clock(), Clock()
     bare_loop(encoder, texts[:BATCH])
+    turns = [
+        partial(ours.time, partial(embeddings, encoder, texts, BATCH)),
+        partial(bare.time, partial(bare_loop, encoder, texts)),
+    ]
     for _ in range(ROUNDS):
-        ours.time(partial(embeddings, encoder, texts, BATCH))
-        bare.time(partial(bare_loop, encoder, texts))
+        for turn in turns:
+            turn()
+        turns.reverse()  # neither is always the first
     return compared("encoding", ours, bare, texts=len(texts), rounds=ROUNDS)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks.retrieval")
-    parser.add_argument("--queries", type=int, default=10_000)
-    parser.add_argument("--passages", type=int, default=1_000_000)
-    parser.add_argument("--k", type=int, default=DEPTH)
-    parser.add_argument("--texts", type=int, default=64)
-    parser.add_argument("--output", type=Path, default=HERE / "results" / f"retrieval-{machine.today()}.json")
-    options = parser.parse_args()
-    torch.set_num_threads(machine.THREADS)
-    rows = []
-    for row in (partial(encoding, options.texts), partial(search, options.queries, options.passages, options.k)):
-        rows.append(row())
-        print(rows[-1], flush=True)
-    text = json.dumps({"machine": machine.describe(), "rows": rows}, indent=1)
-    options.output.write_text(text + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.trainer_overhead`: the part of a training step that is not the encoder's forward and backward.
+"""The part of a training step that is not the encoder's forward and backward: `python -m benchmarks.training overhead`.
 
 The bundled sample at the paper's batch (16 queries a device, accumulated four times, four passages each, 256 tokens),
 with MiniLM, trained by `training.trainer` as `training.train` does. The encoder's part is taken in the steps
@@ -9,9 +9,6 @@ does not count. On a GPU every mark waits for the device, which a training step 
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,22 +20,23 @@ from torch import Tensor
 from torch.autograd.graph import register_multi_grad_hook
 from transformers import TrainerCallback
 
-from benchmarks import machine
 from training.data import read_collection
 from training.encoder import BiEncoder, default_encoder
 from training.groups import GradedGroups
 from training.losses import LossOptions, build_loss
 from training.trainer import GradedTrainer, training_arguments
 
-HERE = Path(__file__).parent
-SAMPLE = HERE.parent / "training" / "sample"
+SAMPLE = Path(__file__).parent.parent / "training" / "sample"
 WARM_UP = 1
 BATCH, ACCUMULATED, GROUP, LENGTH = 16, 4, 4, 256
 LOSSES = {
-    "grade_wasserstein": (LossOptions(), False),
+    "info_nce": (LossOptions("info_nce"), False),
+    "listwise_kl": (LossOptions("listwise_kl"), False),
+    "grade_wasserstein": (LossOptions("grade_wasserstein"), False),
     "gaussian_wasserstein": (LossOptions("gaussian_wasserstein", target="softmax"), False),
     "combined_loss from embeddings": (LossOptions("combined_loss", kl=0.1, info_nce=0.0), True),
 }
+"""name → options, and whether the loss starts from embeddings"""
 
 
 class Spans(TrainerCallback):  # type: ignore[misc]  # mypy does not follow transformers
@@ -85,7 +83,8 @@ def now() -> float:
     return time.perf_counter()
 
 
-def measure(name: str, steps: int) -> dict[str, float | str]:
+def measure(name: str, steps: int) -> dict[str, Any]:
+    """Milliseconds of a step and its parts, and the share `overhead`, for one of LOSSES."""
     options, from_embeddings = LOSSES[name]
     collection = read_collection(SAMPLE, ["train"])
     encoder = BiEncoder.from_pretrained(default_encoder(), max_length=LENGTH)
@@ -123,34 +122,3 @@ def measure(name: str, steps: int) -> dict[str, float | str]:
     share = trainer.clock.loss_share()
     assert share is not None
     return {"loss": name, **seconds, "loss_share": round(share, 5), "overhead": round(rest / means["step"], 4)}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.trainer_overhead", description=__doc__)
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--losses", nargs="+", choices=tuple(LOSSES), default=tuple(LOSSES))
-    parser.add_argument("--out", type=Path, help="result file; default benchmarks/results/trainer-overhead-<date>.json")
-    options = parser.parse_args()
-    torch.set_num_threads(machine.THREADS)
-    rows = []
-    for name in options.losses:
-        rows.append(measure(name, options.steps))
-        print(rows[-1])
-    where = machine.describe()
-    out = options.out or HERE / "results" / f"trainer-overhead-{where['date']}.json"
-    settings = {
-        "queries": BATCH,
-        "accumulated": ACCUMULATED,
-        "passages_a_query": GROUP,
-        "max_length": LENGTH,
-        "steps": options.steps,
-        "load": os.getloadavg()[0],  # above the number of cores: others were at work too
-    }
-    out.write_text(
-        json.dumps({"machine": where, "settings": settings, "rows": rows}, indent=1) + "\n", encoding="utf-8"
-    )
-    print(out)
-
-
-if __name__ == "__main__":
-    main()

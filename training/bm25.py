@@ -75,8 +75,12 @@ def java() -> Any:
 
     jnius_config.add_classpath(str(jars[-1]))
     jnius_config.add_options("-Xrs", "-Dslf4j.internal.verbosity=WARN")
-    from jnius import JavaException, autoclass
-
+    try:
+        from jnius import JavaException, autoclass
+    except (ImportError, OSError, RuntimeError, SystemError) as error:  # what pyjnius raises where JAVA_HOME is no Java
+        raise NoLuceneError(
+            f"JAVA_HOME is {os.environ['JAVA_HOME']}: no Java starts there: {first_line(error)}"
+        ) from error
     try:
         configurator = autoclass("org.apache.logging.log4j.core.config.Configurator")
         configurator.setRootLevel(autoclass("org.apache.logging.log4j.Level").ERROR)  # its log goes to stdout

@@ -60,12 +60,16 @@ def add_pooling_options(parser: argparse.ArgumentParser) -> None:
         help="scores are cosines; default: as the model was saved, else yes",
     )
     parser.add_argument("--max-length", type=int, default=None, help="tokens; default: as saved, else 128")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run the code that comes with a model")
 
 
 def encoder_from(options: argparse.Namespace) -> BiEncoder:
     """The encoder that the options of `add_encoder_options` choose."""
     from training.encoder import BiEncoder, default_encoder
 
-    return BiEncoder.from_pretrained(
-        options.model or default_encoder(), options.pooling, options.normalize, options.max_length
-    )
+    return BiEncoder.from_pretrained(options.model or default_encoder(), *pooling_from(options))
+
+
+def pooling_from(options: argparse.Namespace) -> tuple[str | None, bool | None, int | None, bool]:
+    """What the options of `add_pooling_options` say, as `BiEncoder.from_pretrained` takes it after the model."""
+    return options.pooling, options.normalize, options.max_length, options.trust_remote_code

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from training.cli import OneLineErrors, add_pooling_options, exit_status
+from training.cli import OneLineErrors, add_pooling_options, exit_status, pooling_from
 from training.encoder import BiEncoder
 from training.errors import InputError
 from training.evaluate import add_search_options, retrieve, search_from
@@ -120,17 +120,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for name, data in named(options.data, "--data").items()
         ]
         sets += read_sets(options.sets, options.only) if options.sets is not None else []
+        for place, one in enumerate(sets):
+            if one.name in [other.name for other in sets[:place]]:
+                raise InputError(f"--sets and --data: two are called {one.name!r}: give names, NAME=DATA")
         search = search_from(options)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        settings = (options.pooling, options.normalize, options.max_length)
         with staged(options.output) as folder:
+            # All before the first is used: that takes hours.
+            collections = [one.read() for one in sets]
+            for source in models.values():
+                BiEncoder.from_pretrained(source, *pooling_from(options))
             results: dict[str, dict[str, Quality]] = {one.name: {} for one in sets}
-            for one in sets:
-                collection = one.read()
+            for one, collection in zip(sets, collections, strict=True):
                 qrels = collection.qrels[one.split]
                 (folder / RUNS_FOLDER / one.name).mkdir(parents=True)
                 for name, source in models.items():
-                    encoder = BiEncoder.from_pretrained(source, *settings).to(device)
+                    encoder = BiEncoder.from_pretrained(source, *pooling_from(options)).to(device)
                     bar = f"{name} on {one.name}"
                     run = retrieve(encoder, collection, list(qrels), options.batch_size, bar, search)
                     write_run(folder / RUNS_FOLDER / one.name / f"{name}.trec", run, name)

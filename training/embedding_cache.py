@@ -8,6 +8,7 @@ whole or not at all.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Collection, Iterable, Iterator
 from hashlib import blake2b
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
 from training.encoder import BiEncoder
@@ -72,9 +73,11 @@ def encoder_key(encoder: BiEncoder) -> str:
         "format": FORMAT,
         "transformers": transformers.__version__,
         "class": type(encoder.encoder).__name__,
+        "code": _code(encoder.encoder),
         "config": config,
         "adapters": {name: adapter.to_dict() for name, adapter in adapters.items()},
         "tokenizer": _tokenizer(encoder.tokenizer),
+        "padding_side": encoder.tokenizer.padding_side,
         "pooling": encoder.pooling,
         "normalize": encoder.normalize,
         "max_length": encoder.max_length,
@@ -97,6 +100,13 @@ def _add(key: blake2b, content: bytes | memoryview) -> None:
     """With its length: "ab", "c" are not "a", "bc"."""
     key.update(len(content).to_bytes(8, "big"))
     key.update(content)
+
+
+def _code(model: nn.Module) -> list[str]:
+    """What its parts are written in: code that comes with a model may change where its weights do not."""
+    classes = {type(part) for part in model.modules()}
+    files = {inspect.getfile(one) for one in classes if not one.__module__.startswith("torch.")}
+    return sorted(blake2b(Path(file).read_bytes(), digest_size=16).hexdigest() for file in files)
 
 
 def _tokenizer(tokenizer: Any) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from transformers import AutoModel, AutoTokenizer
+from transformers.utils import logging
 
 from training.chunked_encoding import encode_in_chunks
 from training.errors import InputError, first_line
@@ -26,7 +27,7 @@ class BiEncoder(nn.Module):
     Args:
         encoder: a Hugging Face model whose output has `last_hidden_state` [B, T, d].
         tokenizer: its tokenizer.
-        pooling: "mean" over real tokens, or "cls", the first token.
+        pooling: "mean" over real tokens, or "cls", the first of them.
         normalize: scale embeddings to length 1, so that scores are cosines.
         max_length: texts are cut to this many tokens.
     """
@@ -44,6 +45,9 @@ class BiEncoder(nn.Module):
             raise InputError(f"pooling must be one of {POOLINGS}, got {pooling!r}")
         if max_length < 1:
             raise InputError(f"max_length must be at least 1 token, got {max_length}")
+        positions = getattr(encoder.config, "max_position_embeddings", None)
+        if positions is not None and max_length > positions:
+            raise InputError(f"max_length {max_length} is more than the encoder's {positions} positions")
         self.encoder = encoder
         self.tokenizer = tokenizer
         self.pooling = pooling
@@ -57,11 +61,14 @@ class BiEncoder(nn.Module):
         pooling: str | None = None,
         normalize: bool | None = None,
         max_length: int | None = None,
+        trust_remote_code: bool = False,
     ) -> BiEncoder:
         """Load a hub name or a model folder; from one written by `save_pretrained`, the settings too.
 
         An argument that is given wins over a restored setting; with neither, the constructor's default holds.
-        Weights are read from safetensors only, and no code that comes with a model is run.
+        Weights are read from safetensors only, and as float32, whatever they were stored in: half precision is
+        autocast's (--bf16), and steps of 1e-5 would be lost in weights that have it themselves. Code that comes with a
+        model is run only if `trust_remote_code`.
 
         Raises:
             InputError: there is no such model, or its files cannot be used.
@@ -71,18 +78,23 @@ class BiEncoder(nn.Module):
             settings = _read_settings(Path(source) / SETTINGS_FILE)
         given = {"pooling": pooling, "normalize": normalize, "max_length": max_length}
         settings |= {name: value for name, value in given.items() if value is not None}
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # what does not fit it tells in a table, and we in one line
         try:
             encoder, loading = AutoModel.from_pretrained(
                 source,
+                dtype=torch.float32,
                 use_safetensors=True,
-                trust_remote_code=False,
+                trust_remote_code=trust_remote_code,
                 ignore_mismatched_sizes=True,  # told below, in one line
                 output_loading_info=True,
             )
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
         except (OSError, ValueError) as error:  # what transformers raises for an unknown or unusable model
             kind = "" if Path(source).is_dir() else "no such folder; as a hub name: "
             raise InputError(f"cannot load the encoder {str(source)!r}: {kind}{first_line(error)}") from error
+        finally:
+            logging.set_verbosity(verbosity)
         _check_weights(source, loading)
         return cls(encoder, tokenizer, **settings)
 
@@ -93,6 +105,11 @@ class BiEncoder(nn.Module):
         self.tokenizer.save_pretrained(folder)
         settings = {"pooling": self.pooling, "normalize": self.normalize, "max_length": self.max_length}
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+    @property
+    def _no_split_modules(self) -> Any:
+        """What accelerate asks a model for that FSDP is to spread: its layers."""
+        return self.encoder._no_split_modules
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
         """Called by HF Trainer with --gradient_checkpointing, in earlier versions of transformers 5 under this name."""
@@ -118,7 +135,9 @@ class BiEncoder(nn.Module):
         """Embeddings [B, d] of a tokenized batch: tensors [B, T] as the tokenizer gives them."""
         hidden = self.encoder(**tokens).last_hidden_state  # [B, T, d]
         if self.pooling == "cls":
-            pooled = hidden[:, 0]
+            # Not always column 0: some tokenizers pad on the left.
+            first = tokens["attention_mask"].argmax(dim=1)
+            pooled = hidden[torch.arange(len(hidden), device=hidden.device), first]
         else:
             real = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)  # [B, T, 1]
             pooled = (hidden * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)

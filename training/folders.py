@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from training.errors import InputError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, and the process's own limit for a file
 
 
 @contextmanager
@@ -26,26 +31,19 @@ def staged(target: Path, marker: str | None = None) -> Iterator[Path]:
     """
     target = Path(os.path.abspath(target))
     _check_free(target, marker)
+    staging = _beside(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written: {error.strerror}") from error
-    try:
-        yield staging
-        staging.chmod(0o777 & ~_umask())  # mkdtemp makes it private, a result is not
-        _check_free(target, marker)  # it may have been made meanwhile
-        if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
-            os.replace(target, old)
-            os.replace(staging, target)
-            shutil.rmtree(old)
-        else:
-            os.replace(staging, target)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise InputError(f"{target}: cannot be written: {error.strerror}") from error
+        with writing(target):
+            yield staging
+            staging.chmod(0o777 & ~_umask())  # mkdtemp makes it private, a result is not
+            _check_free(target, marker)  # it may have been made meanwhile
+            if target.exists():
+                old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
+                os.replace(target, old)
+                os.replace(staging, target)
+                shutil.rmtree(old)
+            else:
+                os.replace(staging, target)
     finally:
         if staging.exists():
             shutil.rmtree(staging)
@@ -60,20 +58,46 @@ def staged_file(target: Path) -> Iterator[Path]:
     """
     if target.exists():
         raise InputError(f"{target}: is there already; name a file that does not exist yet")
+    staging = _beside(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written: {error.strerror}") from error
-    try:
-        yield staging / target.name
-        os.replace(staging / target.name, target)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise InputError(f"{target}: cannot be written: {error.strerror}") from error
+        with writing(target):
+            yield staging / target.name
+            os.replace(staging / target.name, target)
     finally:
         shutil.rmtree(staging)
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """What a full disk leaves undone inside, whoever writes, is an InputError that names `target`."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = _full(error)
+        if reason is None:
+            raise
+        raise InputError(f"{target}: cannot be written: {reason}") from error
+
+
+def _full(error: Exception) -> str | None:
+    """What the system says of a full disk; None: it is another error."""
+    if isinstance(error, OSError):
+        return os.strerror(error.errno) if error.errno in FULL else None
+    told = re.search(r"\(os error (\d+)\)", str(error))  # safetensors, which is written in Rust
+    if told is not None and int(told[1]) in FULL:
+        return os.strerror(int(told[1]))
+    # torch.save does not say why its writer came to a wrong place: nothing else brings it there.
+    stopped = re.search(r"PytorchStreamWriter|unexpected pos \d+ vs \d+", str(error))
+    return None if stopped is None else "the disk is full"
+
+
+def _beside(target: Path) -> Path:
+    """A new folder that can be renamed to `target`."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written: {error.strerror}") from error
 
 
 def _check_free(target: Path, marker: str | None) -> None:

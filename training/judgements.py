@@ -196,7 +196,11 @@ class Judgements(Mapping[str, dict[str, float]]):
 
     def highest_grade(self) -> int:
         """0 where grades are real numbers: those have no levels."""
-        return 0 if self.real else int(max(source.highest_grade for source in self.sources))
+        return 0 if self.real else int(self.highest())
+
+    def highest(self) -> float:
+        """The highest grade, a real number or not."""
+        return max(source.highest_grade for source in self.sources)
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -11,6 +11,7 @@ import torch
 
 import wassrank
 from training.errors import InputError
+from training.judgements import REAL
 
 Loss = (
     wassrank.GradeWassersteinLoss
@@ -30,6 +31,10 @@ _MODULES: dict[str, tuple[Callable[..., Loss], tuple[str, ...]]] = {
     "combined_loss": (wassrank.CombinedLoss, ("p", *_TARGET, "wasserstein", "info_nce", "kl")),
 }
 LOSSES = tuple(_MODULES)
+
+GAINS = ("linear", "exp2")  # targets that are normalised gains
+HIGHEST_LEVEL = 31  # wassrank's num_levels is at most 32
+HIGHEST_EXP2 = 100.0  # float32 ends at 2^128, and a batch's gains are added up
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,23 @@ def build_loss(
 def known_options(name: str) -> tuple[str, ...]:
     """Which of LossOptions the loss of this name takes, `in_batch` and `backend` aside, which all take."""
     return ("temperature", *_MODULES[name][1])
+
+
+def check_grades(options: LossOptions, highest: float, real_grades: bool = False) -> None:
+    """Raises:
+    InputError: `highest`, the highest grade there is, has no place among the loss's levels, or no target.
+    """
+    if not real_grades and highest > HIGHEST_LEVEL:
+        raise InputError(
+            f"the highest grade is {highest:g}, but integer grades are levels up to {HIGHEST_LEVEL}: map them with "
+            f"score_transform, or take them as real numbers, score_transform: {REAL}"
+        )
+    if options.name == "info_nce" or options.target not in GAINS:
+        return
+    if highest <= 0:
+        raise InputError(f"target {options.target} gives nothing to grades up to {highest:g}: nothing would be learnt")
+    if options.target == "exp2" and highest > HIGHEST_EXP2:
+        raise InputError(f"target exp2 has no number for the grade {highest:g}: take target linear or softmax")
 
 
 def wants_all_scores(options: LossOptions) -> bool:

@@ -25,6 +25,7 @@ from training.sources import read_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
 PATHS = ("data",)  # options that name a file, relative to the recipe
+FLAG_ONLY = "trust_remote_code"  # an option that a file may not give: whoever runs it decides
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Recipe:
         for name, value in {**self.options, **(self.small if small else {})}.items():
             if name not in known:
                 raise InputError(f"{self.file}: {name}: no such option")
+            if name == FLAG_ONLY:
+                raise InputError(f"{self.file}: {name}: no recipe decides that; it is a flag of the command line")
             arguments += _argument(name, value, own.get(name), self.file)
         return arguments
 

@@ -20,6 +20,8 @@ import transformers
 from matplotlib.figure import Figure
 
 import wassrank
+from training.cli import OneLineErrors, exit_status
+from training.errors import InputError, first_line
 from training.tables import markdown_table
 
 # Okabe and Ito's colours: told apart with any colour vision.
@@ -115,9 +117,23 @@ def _cpu_model() -> str:
 
 
 def main(path: str) -> None:
-    report: Mapping[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-    print(table(report["rows"]))
+    """Prints the table of a report.
+
+    Raises:
+        InputError: there is no such file, or it is no demo's report.
+    """
+    try:
+        report: Mapping[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        text = table(report["rows"])
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a demo's report: {first_line(error)}") from error
+    print(text)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    parser = OneLineErrors(prog="training.report", description="The demo's table, in Markdown.")
+    parser.add_argument("report", help="report.json of a demo")
+    report_file = parser.parse_args().report
+    sys.exit(exit_status(lambda: main(report_file)))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -23,7 +24,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
-from transformers import EarlyStoppingCallback, HfArgumentParser, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, HfArgumentParser, TrainerCallback, TrainingArguments, set_seed
+from transformers.integrations import get_available_reporting_integrations
 
 from training.checkpoints import LAST
 from training.cli import OneLineErrors, add_encoder_options, encoder_from, exit_status
@@ -33,8 +35,9 @@ from training.evaluate import RELEVANT_GRADE, evaluate
 from training.folders import staged
 from training.groups import GradedGroups
 from training.lora import low_rank
-from training.losses import LOSSES, LossOptions, backend_name, build_loss, wants_all_scores
-from training.recipe import read_recipe
+from training.losses import LOSSES, LossOptions, backend_name, build_loss, check_grades, wants_all_scores
+from training.recipe import FLAG_ONLY, read_recipe
+from training.sharded import loaded_whole
 from training.trainer import DEFAULTS, EARLY_STOPPING, GATHERINGS, GradedTrainer, LossBar, leave_processes
 
 METRICS_FILE, RECIPE_FILE = "metrics.json", "recipe.yaml"
@@ -56,9 +59,11 @@ def train(options: argparse.Namespace, args: TrainingArguments, folder: Path) ->
         kl=options.kl,
         backend=options.backend,
     )
-    real_grades = collection.qrels["train"].real
-    loss = build_loss(loss_options, collection.highest_grade(), real_grades, options.from_embeddings)
-    encoder = encoder_from(options).to(args.device)
+    judged = collection.qrels["train"]
+    check_grades(loss_options, judged.highest(), judged.real)
+    loss = build_loss(loss_options, judged.highest_grade(), judged.real, options.from_embeddings)
+    with loaded_whole(args):
+        encoder = encoder_from(options).to(args.device)
     group_size = next(size for size in (options.group_size, collection.group_size, GROUP_SIZE) if size is not None)
     groups = GradedGroups(collection, "train", group_size, args.seed)
 
@@ -74,6 +79,7 @@ def train(options: argparse.Namespace, args: TrainingArguments, folder: Path) ->
     if options.early_stopping is not None:
         callbacks.append(EarlyStoppingCallback(options.early_stopping))
 
+    set_seed(args.seed)  # Hugging Face's Trainer does so too, but low-rank changes begin at random before there is one
     with low_rank(encoder, options.lora_rank, options.lora_alpha, options.lora_targets):
         trainer = GradedTrainer(
             encoder,
@@ -108,8 +114,11 @@ class _HfParser(HfArgumentParser):  # type: ignore[misc]  # mypy does not follow
     error = OneLineErrors.error
 
 
-NO_RECIPE = ("output", "recipe", "small", "output_dir", "resume_from_checkpoint", "hub_token", "push_to_hub_token")
+NO_RECIPE = ("output", "recipe", "small", "output_dir", "resume_from_checkpoint", FLAG_ONLY)
 """Options that say where this run was and what it was allowed, not what it was."""
+FILES = ("data", "model", "deepspeed", "fsdp_config")
+"""Options that name a file or folder, which a saved recipe is to find from anywhere."""
+TOKENS = ("hub_token", "push_to_hub_token")
 
 
 def huggingface_arguments(
@@ -129,10 +138,16 @@ def huggingface_arguments(
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     asked, defaults = vars(namespace), _defaults()
     chosen = {name: value for name, value in asked.items() if name in own or value != defaults[name]}
+    for name in TOKENS:
+        if asked.get(name) is not None:  # Hugging Face would write it into every checkpoint's training_args.bin
+            raise InputError(f"--{name}: a token comes from the environment, HF_TOKEN, and from nowhere else")
     try:
         args: TrainingArguments = parser.parse_dict(asked)[0]
     except ValueError as error:
         raise InputError(f"training arguments: {error}") from error
+    for name in args.report_to:
+        if name not in get_available_reporting_integrations():
+            raise InputError(f"--report_to {name}: not installed here, or unknown to Hugging Face")
     if args.save_strategy != "no" and not args.output_dir:
         asking = "--early-stopping" if early_stopping else "--save_strategy"
         raise InputError(f"{asking} needs --output_dir, a folder of its own that keeps HF's checkpoints")
@@ -149,8 +164,11 @@ def _defaults() -> dict[str, Any]:
 
 def save_recipe(options: argparse.Namespace, chosen: Mapping[str, Any], file: Path) -> None:
     """All options of a run, as a recipe that repeats it."""
-    own = {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in vars(options).items()}
-    recipe = {name: value for name, value in {**own, **chosen}.items() if name not in NO_RECIPE and value is not None}
+    given = {**vars(options), **chosen}
+    for name in FILES:
+        if isinstance(given.get(name), Path | str) and os.path.exists(given[name]):  # a model may be a hub name
+            given[name] = str(Path(given[name]).absolute())
+    recipe = {name: value for name, value in given.items() if name not in NO_RECIPE and value is not None}
     file.write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -17,7 +19,9 @@ from training.checkpoints import LAST, check_fits, last_checkpoint
 from training.chunked_encoding import check_chunk_size
 from training.encoder import BiEncoder
 from training.errors import InputError
+from training.folders import writing
 from training.groups import GradedGroups, GroupCollator
+from training.sharded import Whole
 from training.timing import StepClock
 
 DEFAULTS: dict[str, Any] = {
@@ -160,10 +164,17 @@ class GradedTrainer(Trainer):  # type: ignore[misc]  # mypy does not follow tran
         self.from_embeddings = from_embeddings
         self.gather = GATHERINGS[gather]
         self.processes = args.world_size if self.gather else 1
+        self.whole = Whole(self, encoder)
 
     def run(self) -> TrainingRun:
         """Train, from the checkpoint if there is one."""
-        self.train(resume_from_checkpoint=None if self.resumed is None else str(self.resumed))
+        try:
+            self.train(resume_from_checkpoint=None if self.resumed is None else str(self.resumed))
+        finally:
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, LossBar):
+                    callback.close()  # what is printed next, of an error too, has a line of its own
+        self.whole.for_good()
         history = self.state.log_history
         logged = [entry for entry in history if "loss" in entry]
         return TrainingRun(
@@ -191,10 +202,23 @@ class GradedTrainer(Trainer):  # type: ignore[misc]  # mypy does not follow tran
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         assert self.measure is not None
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.measure().items()}
+        metrics: dict[str, float]
+        with self.whole.inside():
+            measured = {f"{metric_key_prefix}_{name}": value for name, value in self.measure().items()}
+        # The first process's for all: where rounding differs, one would stop early and leave the others waiting.
+        (metrics,) = broadcast_object_list([measured])
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        try:
+            with writing(checkpoint):
+                super()._save_checkpoint(*args, **kwargs)
+        except InputError:
+            shutil.rmtree(checkpoint, ignore_errors=True)  # of no use, and the disk is full
+            raise
 
     def _loss_of(self, queries: Tensor, passages: Tensor, grades: Tensor, mask: Tensor) -> Tensor:
         if not self.from_embeddings:
@@ -243,6 +267,7 @@ class LossBar(TrainerCallback):  # type: ignore[misc]  # mypy does not follow tr
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._bar: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._bar = tqdm(total=state.max_steps, desc=self._name, unit="step", disable=not state.is_world_process_zero)
@@ -254,8 +279,9 @@ class LossBar(TrainerCallback):  # type: ignore[misc]  # mypy does not follow tr
         if logs and "loss" in logs:
             self._bar.set_postfix_str(f"loss {logs['loss']:.4g}")
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._bar.close()
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
 
 def fit(

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from training import demo, evaluate, train
+from training import demo, evaluate, report, train
 from training.cli import exit_status
 from training.encoder import BiEncoder
+from training.errors import InputError
 from training.folders import staged
 from training.report import difference, table
 
@@ -204,3 +205,10 @@ def test_a_difference_comes_with_its_standard_error() -> None:
     gain, error = difference(better, worse)
     assert gain == pytest.approx(0.1)
     assert error == pytest.approx(0.1 / 3**0.5)
+
+
+def test_a_report_that_is_none_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"row": []}', encoding="utf-8")
+    for file, why in ((tmp_path / "none.json", "cannot be read"), (tmp_path / "x.json", "not a demo's report")):
+        with pytest.raises(InputError, match=f"{file}: {why}"):
+            report.main(str(file))

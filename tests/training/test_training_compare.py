@@ -117,6 +117,7 @@ def test_one_model_alone_has_no_differences(collection_folder: Path, model_folde
         (["--model", "MODEL", "--data", "DATA", "--split", "dev"], "dev.tsv"),
         (["--model", "MODEL", "--data", "DATA", "--relevant-grade", "5"], "below the relevant grade 5"),
         (["--model", "DATA", "--data", "DATA"], "cannot load the encoder"),
+        (["--model", "MODEL", "--data", "DATA", "--sets", "SETS"], "two are called 'collection'"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
@@ -127,10 +128,22 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    places = {"MODEL": str(model_folder), "DATA": str(collection_folder)}
+    (tmp_path / "sets.yaml").write_text("collection: {data: collection}", encoding="utf-8")
+    places = {"MODEL": str(model_folder), "DATA": str(collection_folder), "SETS": str(tmp_path / "sets.yaml")}
     output = tmp_path / "results" / "out"
     assert compare.main([places.get(one, one) for one in arguments] + ["--output", str(output)]) == 1
     complained = capsys.readouterr().err
     assert complaint in complained
     assert complained.count("\n") == 1
     assert not output.parent.exists() or list(output.parent.iterdir()) == []
+
+
+def test_a_model_that_cannot_be_loaded_is_refused_before_another_is_measured(
+    collection_folder: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare, "retrieve", lambda *_: pytest.fail("the work must not begin"))
+    arguments = ["--model", str(model_folder), "--model", str(collection_folder), "--data", str(collection_folder)]
+    assert compare.main([*arguments, "--output", str(tmp_path / "out")]) == 1
+    (tmp_path / "sets.yaml").write_text("a: {data: collection}\nb: {data: absent/absent/absent}", encoding="utf-8")
+    arguments = ["--model", str(model_folder), "--sets", str(tmp_path / "sets.yaml")]
+    assert compare.main([*arguments, "--output", str(tmp_path / "out")]) == 1

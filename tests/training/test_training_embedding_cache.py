@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,6 +77,30 @@ def test_a_weight_a_setting_or_a_text_that_changes_is_another_entry(
         embeddings(encoder, texts, cache=tmp_path)
         assert len(calls) > before
         before = len(calls)
+
+
+def test_code_that_changes_is_another_entry(tiny_encoder: Callable[..., BiEncoder], tmp_path: Path) -> None:
+    """As code that comes with a model does, under the same name and with the same weights."""
+    keys = []
+    for name, change in (("one", "output"), ("two", "-output"), ("again", "output")):
+        (tmp_path / f"{name}.py").write_text(
+            "from torch import nn\n"
+            "class Activation(nn.Module):\n"
+            "    def forward(self, output):\n"
+            f"        return {change}\n",
+            encoding="utf-8",
+        )
+        specification = importlib.util.spec_from_file_location("activation", tmp_path / f"{name}.py")
+        assert specification is not None
+        assert specification.loader is not None
+        module = importlib.util.module_from_spec(specification)
+        sys.modules["activation"] = module
+        specification.loader.exec_module(module)
+        encoder = tiny_encoder()
+        encoder.encoder.encoder.layer[0].intermediate.intermediate_act_fn = module.Activation()
+        keys.append(encoder_key(encoder))
+    del sys.modules["activation"]
+    assert keys[0] == keys[2] != keys[1]
 
 
 def test_an_encoder_has_the_same_key_wherever_it_lies(tiny_encoder: Callable[..., BiEncoder], tmp_path: Path) -> None:

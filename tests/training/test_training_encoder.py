@@ -38,6 +38,20 @@ def test_an_embedding_is_pooled_from_its_own_tokens(
         torch.testing.assert_close(embedding, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_first_token_is_a_real_one_on_whichever_side_is_padded(
+    tiny_encoder: Callable[..., BiEncoder], side: str
+) -> None:
+    encoder = tiny_encoder(pooling="cls", normalize=False).eval()
+    encoder.tokenizer.padding_side = side
+    tokens = encoder.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = encoder.encoder(**tokens).last_hidden_state
+        embedded = encoder.embed(dict(tokens))
+    for row, token_ids in enumerate(tokens["input_ids"].tolist()):
+        torch.testing.assert_close(embedded[row], hidden[row, token_ids.index(2)])  # [CLS]
+
+
 def test_encoding_keeps_the_order_and_the_mode(tiny_encoder: Callable[..., BiEncoder]) -> None:
     encoder = tiny_encoder(dropout=0.5).train()
     one_by_one = torch.cat([encoder.encode([text]) for text in TEXTS])
@@ -56,6 +70,21 @@ def test_a_saved_encoder_comes_back_as_it_was(tiny_encoder: Callable[..., BiEnco
     restored = BiEncoder.from_pretrained(tmp_path)
     assert (restored.pooling, restored.normalize, restored.max_length) == ("cls", False, 7)
     torch.testing.assert_close(restored.encode(TEXTS), encoder.encode(TEXTS), rtol=0, atol=0)
+
+
+def test_weights_that_are_stored_in_half_are_trained_in_whole(
+    tiny_encoder: Callable[..., BiEncoder], tmp_path: Path
+) -> None:
+    encoder = tiny_encoder()
+    encoder.encoder.bfloat16()
+    encoder.save_pretrained(tmp_path)
+    assert {weight.dtype for weight in BiEncoder.from_pretrained(tmp_path).parameters()} == {torch.float32}
+
+
+def test_more_tokens_than_the_encoder_has_positions_are_refused(model_folder: Path) -> None:
+    assert BiEncoder.from_pretrained(model_folder, max_length=32).max_length == 32
+    with pytest.raises(InputError, match="max_length 33 is more than the encoder's 32 positions"):
+        BiEncoder.from_pretrained(model_folder, max_length=33)
 
 
 def test_a_saved_encoder_loads_with_auto_model(tiny_encoder: Callable[..., BiEncoder], tmp_path: Path) -> None:
@@ -87,13 +116,17 @@ def test_a_folder_that_is_no_model_is_refused_in_one_line(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("change", [{"hidden_size": 32}, {"num_hidden_layers": 2}, {"model_type": "distilbert"}])
-def test_weights_of_another_architecture_are_refused(model_folder: Path, change: dict[str, object]) -> None:
-    """transformers alone would go on with random weights."""
+def test_weights_of_another_architecture_are_refused(
+    model_folder: Path, change: dict[str, object], caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """transformers alone would go on with random weights; its table of them is not printed."""
     config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
     (model_folder / "config.json").write_text(json.dumps(config | change), encoding="utf-8")
     with pytest.raises(InputError, match="another architecture") as caught:
         BiEncoder.from_pretrained(model_folder)
     assert "\n" not in str(caught.value)
+    assert "MISMATCH" not in (told := capfd.readouterr().err + caplog.text)
+    assert "MISSING" not in told
 
 
 def test_an_encoder_without_a_pooler_is_loaded(tiny_encoder: Callable[..., BiEncoder], tmp_path: Path) -> None:

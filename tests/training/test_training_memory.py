@@ -75,6 +75,33 @@ def test_recomputed_activations_give_the_same_gradient(
     assert (recomputed - kept).norm() < 1e-4 * kept.norm()
 
 
+def test_low_rank_chunks_and_recomputed_activations_train_together(
+    tiny_encoder: MakeEncoder, collection_folder: Path
+) -> None:
+    """In bfloat16 too, each is the plain low-rank step; of the weights themselves nothing moves."""
+
+    def low_rank_moved(step: Any = None, **given: Any) -> dict[str, Tensor]:
+        encoder = tiny_encoder()
+        torch.manual_seed(0)
+        with low_rank(encoder, rank=2, alpha=4, targets=None):
+            before = {name: weight.detach().clone() for name, weight in encoder.named_parameters()}
+            run(encoder, collection_folder, step, max_steps=2, **given)
+            return {name: weight.detach() - before[name] for name, weight in encoder.named_parameters()}
+
+    plain = low_rank_moved()
+    together = {"encode_chunk_size": 3, "from_embeddings": True}
+    for found, error in (
+        (low_rank_moved(together, gradient_checkpointing=True), 1e-3),
+        (low_rank_moved(together, gradient_checkpointing=True, bf16=True), 0.2),
+    ):
+        assert found.keys() == plain.keys()
+        trained = [name for name in found if "lora_" in name]
+        assert all(found[name].abs().max() == 0 for name in found if name not in trained)
+        expected = torch.cat([plain[name].flatten() for name in trained])
+        assert expected.norm() > 0
+        assert (torch.cat([found[name].flatten() for name in trained]) - expected).norm() < error * expected.norm()
+
+
 def test_low_rank_changes_are_few_and_become_weights(tiny_encoder: MakeEncoder, collection_folder: Path) -> None:
     encoder, start = tiny_encoder(), tiny_encoder().state_dict()
     with low_rank(encoder, rank=2, alpha=4, targets=["query", "value"]):
@@ -101,6 +128,17 @@ def test_the_command_trains_in_low_rank(collection_folder: Path, model_folder: P
     assert not torch.equal(trained.encode(["w1 w2"]), start.encode(["w1 w2"]))
     metrics = json.loads((tmp_path / "trained" / train.METRICS_FILE).read_text(encoding="utf-8"))
     assert metrics["run"]["steps"] == []  # fewer than logging_steps
+
+
+def test_low_rank_changes_begin_as_the_seed_says(collection_folder: Path, model_folder: Path, tmp_path: Path) -> None:
+    def trained(name: str, seed: str) -> Tensor:
+        arguments = ["--data", str(collection_folder), "--model", str(model_folder), "--output", str(tmp_path / name)]
+        arguments += ["--per_device_train_batch_size", "4", "--max_steps", "2", "--learning_rate", "1e-2"]
+        assert train.main([*arguments, "--lora-rank", "2", "--seed", seed]) == 0
+        return BiEncoder.from_pretrained(tmp_path / name).encode(["w1 w2"])
+
+    assert torch.equal(trained("first", "1"), trained("again", "1"))
+    assert not torch.equal(trained("first of another", "2"), trained("second", "1"))
 
 
 @pytest.mark.parametrize(

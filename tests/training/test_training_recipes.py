@@ -77,6 +77,17 @@ def test_a_saved_recipe_repeats_the_run(name: str, model_folder: Path, tmp_path:
     assert not all(torch.equal(weight, start[key]) for key, weight in first.items())
 
 
+def test_a_saved_recipe_finds_its_files_from_anywhere(
+    collection_folder: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--data", collection_folder.name, "--model", model_folder.name, "--output", "first"]
+    assert train.main([*arguments, "--max_steps", "1", "--per_device_train_batch_size", "4"]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert train.main(["--recipe", "../first/recipe.yaml", "--output", "second"]) == 0
+
+
 def test_a_recipe_may_start_from_another_and_lists_and_mappings_are_passed_on(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("loss: info_nce\ntemperature: 0.1\nsmall: {temperature: 0.2}\n")
     (tmp_path / "mine.yaml").write_text(

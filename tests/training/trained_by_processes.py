@@ -16,8 +16,11 @@ from training.losses import LossOptions, build_loss
 from training.trainer import fit, leave_processes, training_arguments
 
 GLOBAL_BATCH = 4
+ACCUMULATED = 2
 CASES: dict[str, tuple[LossOptions, dict[str, Any]]] = {
     "grade-axis, passages gathered": (LossOptions(), {"from_embeddings": True, "gather": "passages"}),
+    "grade-axis, passages gathered, accumulated": (LossOptions(), {"from_embeddings": True, "gather": "passages"}),
+    "InfoNCE, passages sent round, accumulated": (LossOptions("info_nce"), {"from_embeddings": True, "gather": "ring"}),
     "KL beside it, passages sent round, in chunks": (
         LossOptions("combined_loss", kl=0.5, info_nce=0.0),
         {"from_embeddings": True, "gather": "ring", "encode_chunk_size": 3},
@@ -33,17 +36,18 @@ CASES: dict[str, tuple[LossOptions, dict[str, Any]]] = {
 def train_all(collection: Path, model: Path, output: Path) -> None:
     """Trains `model` once a case and writes its weights and its losses as `output` / case.*."""
     read = read_collection(collection, ["train"])
-    args = training_arguments(
-        output / "unused",
-        use_cpu=True,
-        num_train_epochs=2,
-        logging_steps=1,
-        # Not Adam: it makes a step of rounding where a gradient is zero.
-        optim="sgd",
-        learning_rate=0.5,
-    )
-    args.per_device_train_batch_size = GLOBAL_BATCH // args.world_size
     for case, (options, step) in CASES.items():
+        args = training_arguments(
+            output / "unused",
+            use_cpu=True,
+            num_train_epochs=2,
+            logging_steps=1,
+            gradient_accumulation_steps=ACCUMULATED if case.endswith("accumulated") else 1,
+            # Not Adam: it makes a step of rounding where a gradient is zero.
+            optim="sgd",
+            learning_rate=0.5,
+        )
+        args.per_device_train_batch_size = GLOBAL_BATCH // args.world_size
         encoder = BiEncoder.from_pretrained(model)
         loss = build_loss(options, read.highest_grade(), from_embeddings=step.get("from_embeddings", False))
         run = fit(encoder, GradedGroups(read, "train", 3, args.seed), loss, args, **step)
