@@ -37,7 +37,9 @@ def gradient(scores: Tensor, labels: Tensor, **options: Any) -> Tensor:
 @both_backends
 def test_p1_equals_scipy_on_the_passages_themselves(backend: str) -> None:
     scores, labels = problem(12, 9)
-    got = grade_wasserstein(scores, labels, temperature=0.7, label_temperature=0.4, reduction="none", backend=backend)
+    got = grade_wasserstein(
+        scores, labels, temperature=0.7, label_temperature=0.4, target="softmax", reduction="none", backend=backend
+    )
     want = [
         wasserstein_distance(y, y, softmax(s / 0.7), softmax(y / 0.4))
         for s, y in zip(scores.numpy(), labels.numpy(), strict=True)
@@ -196,9 +198,9 @@ def test_an_empty_row_has_no_loss_no_gradient_and_no_say_in_the_mean(backend: st
 def test_p_equals_t_is_a_minimum_with_zero_gradient(backend: str) -> None:
     _, labels = problem(6, 10, seed=10)
     for p in (1.0, 2.0):
-        loss = grade_wasserstein(labels.double(), labels, p=p, backend=backend)
+        loss = grade_wasserstein(labels.double(), labels, p=p, target="softmax", backend=backend)
         assert 0 <= loss < 1e-15
-        assert gradient(labels.double(), labels, p=p, backend=backend).abs().max() == 0
+        assert gradient(labels.double(), labels, p=p, target="softmax", backend=backend).abs().max() == 0
 
 
 def test_a_mistake_of_one_grade_costs_less_than_one_of_three() -> None:
@@ -261,8 +263,9 @@ def test_half_types_err_no_more_than_twice_what_plain_torch_does(dtype: torch.dt
     assert exact.grad is not None
     assert half.grad is not None
     torch_error = (half.grad.double() - exact.grad).norm()
-    assert (gradient(scores, labels).double() - exact.grad).norm() <= 2 * torch_error
-    assert abs(grade_wasserstein(scores, labels).double() - want) <= 2 * abs(plain(scores).double() - want) + 1e-6
+    assert (gradient(scores, labels, target="softmax").double() - exact.grad).norm() <= 2 * torch_error
+    loss = grade_wasserstein(scores, labels, target="softmax")
+    assert abs(loss.double() - want) <= 2 * abs(plain(scores).double() - want) + 1e-6
 
 
 def test_module_equals_function() -> None:
@@ -285,3 +288,13 @@ def test_arguments_need_not_be_contiguous() -> None:
     assert torch.equal(
         gradient(scores[:, ::2], labels[:, ::2]), gradient(scores[:, ::2].contiguous(), labels[:, ::2].contiguous())
     )
+
+
+@both_backends
+def test_the_targets_default_is_gains_for_grades_and_a_softmax_for_a_teachers_scores(backend: str) -> None:
+    scores, labels = problem(6, 10, seed=3)
+    for y, target in ((labels, "linear"), (labels.double() - 2.5, "softmax")):
+        default = grade_wasserstein(scores, y, backend=backend)
+        assert default == grade_wasserstein(scores, y, target=target, backend=backend)
+        assert default == wassrank.GradeWassersteinLoss(target="auto", backend=backend)(scores, y)
+        assert default != grade_wasserstein(scores, y, target="exp2", backend=backend)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -146,15 +147,19 @@ def test_combined_loss_is_the_sum_of_its_parts(backend: str) -> None:
     scores, labels = problem(6, 18, 3, seed=8)
     mask = torch.rand(6, 3, generator=torch.Generator().manual_seed(0)) > 0.2
     shared: dict[str, Any] = {"temperature": 0.5, "mask": mask, "backend": backend}
-    got = combined_loss(scores, labels, wasserstein=0.7, info_nce=0.5, kl=2.0, p=2, **shared)
+    got = combined_loss(scores, labels, wasserstein=0.7, info_nce=0.5, kl=2.0, p=2, target="softmax", **shared)
     want = (
-        0.7 * grade_wasserstein(scores, labels, p=2, **shared)
+        0.7 * grade_wasserstein(scores, labels, p=2, target="softmax", **shared)
         + 0.5 * info_nce(scores, labels, **shared)
         + 2.0 * listwise_kl(scores, labels, **shared)
     )
     assert_same(got, want, scores)
-    for one, alone in (("wasserstein", grade_wasserstein), ("info_nce", info_nce), ("kl", listwise_kl)):
-        factors: dict[str, Any] = {"wasserstein": 0.0, "info_nce": 0.0, "kl": 0.0} | {one: 1.0}
+    for one, alone in (
+        ("wasserstein", partial(grade_wasserstein, target="softmax")),
+        ("info_nce", info_nce),
+        ("kl", listwise_kl),
+    ):
+        factors: dict[str, Any] = {"wasserstein": 0.0, "info_nce": 0.0, "kl": 0.0, "target": "softmax"} | {one: 1.0}
         assert_same(combined_loss(scores, labels, **factors, **shared), alone(scores, labels, **shared), scores)
 
 
@@ -214,7 +219,7 @@ def test_packed_lists_give_what_each_gives_alone(loss: Any, backend: str) -> Non
 def test_position_takes_the_grades_place(backend: str) -> None:
     scores, labels = problem(5, 10, 10, seed=12)
     for p in (1.0, 1.5, 2.0):
-        shared: dict[str, Any] = {"p": p, "num_levels": 4, "backend": backend}
+        shared: dict[str, Any] = {"p": p, "target": "softmax", "num_levels": 4, "backend": backend}
         plain = grade_wasserstein(scores, labels, **shared)
         assert_same(grade_wasserstein(scores, labels, position=[0, 1, 2, 3], **shared), plain, scores)
         doubled = grade_wasserstein(scores, labels, position=[5, 3, 1, -1], **shared)
@@ -223,7 +228,7 @@ def test_position_takes_the_grades_place(backend: str) -> None:
         got = grade_wasserstein(scores, labels, position=gains, **shared)
         # Each passage a level of its own, at its gain.
         coordinates = torch.tensor(gains, dtype=torch.float64)[labels]
-        want = grade_wasserstein(scores, labels.double(), position=coordinates, p=p, backend="torch")
+        want = grade_wasserstein(scores, labels.double(), position=coordinates, p=p, target="softmax", backend="torch")
         torch.testing.assert_close(got, want, rtol=1e-11, atol=0)
 
 

@@ -203,7 +203,7 @@ def test_no_graph_is_kept_where_none_is_wanted() -> None:
 
 def test_upstream_gradient_scales_every_row() -> None:
     scores, labels = torch.randn(5, 10, dtype=torch.float64, requires_grad=True), torch.randint(0, 4, (5, 2))
-    rows = wassrank.grade_wasserstein(scores, labels, reduction="none")
+    rows = wassrank.grade_wasserstein(scores, labels, target="softmax", reduction="none")
     upstream = torch.rand(5, dtype=torch.float64)
     (whole,) = torch.autograd.grad(rows, scores, upstream, retain_graph=True)
     for i in range(5):
@@ -211,4 +211,5 @@ def test_upstream_gradient_scales_every_row() -> None:
         torch.testing.assert_close(whole[i], upstream[i] * one[i])
         assert (one[torch.arange(5) != i] == 0).all()
     (expanded,) = torch.autograd.grad(rows.sum(), scores)
-    torch.testing.assert_close(expanded, torch.autograd.grad(5 * wassrank.grade_wasserstein(scores, labels), scores)[0])
+    mean = wassrank.grade_wasserstein(scores, labels, target="softmax")
+    torch.testing.assert_close(expanded, 5 * torch.autograd.grad(mean, scores)[0])

@@ -15,7 +15,7 @@ import wassrank
 from wassrank.testing import CONVENTIONS, AdapterError, check_adapter
 
 EXPECTED: dict[str, Any] = {
-    "grade": wassrank.GradeWassersteinLoss(temperature=0.5, label_temperature=2, p=2),
+    "grade": wassrank.GradeWassersteinLoss(temperature=0.5, label_temperature=2, p=2, target="softmax"),
     "gaussian": wassrank.GaussianWassersteinLoss(temperature=0.5, target="exp2"),
     "nce": wassrank.InfoNCELoss(temperature=0.5),
     "own passages": wassrank.ListwiseKLLoss(temperature=0.5, target="linear", in_batch=None),

@@ -54,8 +54,18 @@ class Contestant:
 # and the best rates of InfoNCE and of p = 1 lie at the ends of what was tried.
 CONTESTANTS = (
     Contestant("InfoNCE", LossOptions("info_nce", temperature=0.05), 2e-5, "nats"),
-    Contestant("grade-axis Wasserstein p=1", LossOptions(p=1.0, temperature=0.05, target="linear"), 1e-4, "grades"),
-    Contestant("grade-axis Wasserstein p=2", LossOptions(p=2.0, temperature=0.05, target="linear"), 5e-5, "grades²"),
+    Contestant(
+        "grade-axis Wasserstein p=1",
+        LossOptions("grade_wasserstein", p=1.0, temperature=0.05, target="linear"),
+        1e-4,
+        "grades",
+    ),
+    Contestant(
+        "grade-axis Wasserstein p=2",
+        LossOptions("grade_wasserstein", p=2.0, temperature=0.05, target="linear"),
+        5e-5,
+        "grades²",
+    ),
 )
 SAVED = CONTESTANTS[1]
 

@@ -213,7 +213,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--loss", choices=LOSSES, default=loss.name, help="which loss")
     parser.add_argument("--p", type=float, default=loss.p, help="order of the Wasserstein distance")
     parser.add_argument("--temperature", type=float, default=loss.temperature, help="divides the scores")
-    parser.add_argument("--target", default=loss.target, help="what grades ask for: softmax, linear, exp2")
+    parser.add_argument(
+        "--target",
+        default=loss.target,
+        help="what grades ask for: linear, exp2, softmax; auto: linear, of real numbers softmax",
+    )
     parser.add_argument("--label-temperature", type=float, default=loss.label_temperature, help="for target softmax")
     parser.add_argument(
         "--in-batch",

@@ -19,9 +19,9 @@ B, K, d, t = 6, 3, 4, 5
 """Queries, passages a query, the width of an embedding, tokens a text at most."""
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "rows": ("WassersteinLoss", {"p": 2}),
-    "own passages": ("WassersteinLoss", {"in_batch": None}),
-    "missing": ("WassersteinLoss", {"missing_label": -1}),
+    "rows": ("WassersteinLoss", {"p": 2, "target": "softmax"}),
+    "own passages": ("WassersteinLoss", {"in_batch": None, "target": "softmax"}),
+    "missing": ("WassersteinLoss", {"missing_label": -1, "target": "softmax"}),
     "several positives": ("InfoNCELoss", {}),
     "distances": ("ListwiseKLLoss", {"similarity_fct": "euclidean_sim", "scale": 1}),
     "batch": ("GaussianWassersteinLoss", {"missing_label": -1}),
@@ -29,7 +29,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "cached rows": ("CachedWassersteinLoss", {"missing_label": -1, "mini_batch_size": 2}),
     "cached ring": ("CachedInfoNCELoss", {"mini_batch_size": 2}),
     "cached batch": ("CachedGaussianWassersteinLoss", {"mini_batch_size": 2}),
-    "MaxSim rows": ("WassersteinLoss", {"missing_label": -1, "score_mini_batch_size": 2}),
+    "MaxSim rows": ("WassersteinLoss", {"missing_label": -1, "score_mini_batch_size": 2, "target": "softmax"}),
     "MaxSim batch": ("GaussianWassersteinLoss", {}),
 }
 

@@ -82,7 +82,7 @@ def test_kl_is_list_net_but_for_the_labels_entropy(model: Any, sample: list[dict
 
 def test_labels_may_be_a_teachers_scores(model: Any, sample: list[dict[str, Any]]) -> None:
     inputs, labels = ragged(sample)
-    loss = ce.WassersteinLoss(model)
+    loss = ce.WassersteinLoss(model, target="softmax")
     torch.testing.assert_close(loss(inputs, [own.float() for own in labels]), loss(inputs, labels), rtol=1e-5, atol=0)
 
 

@@ -278,7 +278,7 @@ def test_a_missing_passage_changes_nothing() -> None:
 
 def test_float_labels_are_a_teachers_scores() -> None:
     columns, labels = embeddings()
-    loss = st.WassersteinLoss(nn.Identity(), in_batch=None)
+    loss = st.WassersteinLoss(nn.Identity(), in_batch=None, target="softmax")
     whole = loss.compute_loss_from_embeddings(columns, labels)
     torch.testing.assert_close(loss.compute_loss_from_embeddings(columns, labels.double()), whole)
     assert loss.compute_loss_from_embeddings(columns, labels + 0.3 * torch.rand(B, K)) != whole

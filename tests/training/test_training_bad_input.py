@@ -59,10 +59,10 @@ def test_grades_that_the_test_split_alone_has_are_no_levels(arguments: list[str]
 
 
 def test_a_target_that_is_no_gain_takes_any_grade() -> None:
-    for options in (LossOptions(target="softmax"), LossOptions("info_nce")):
+    for options in (LossOptions(), LossOptions(target="softmax"), LossOptions("info_nce")):
         check_grades(options, -2.5, real_grades=True)
     with pytest.raises(InputError, match=r"gives nothing to grades up to -2\.5"):
-        check_grades(LossOptions(), -2.5, real_grades=True)
+        check_grades(LossOptions(target="linear"), -2.5, real_grades=True)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

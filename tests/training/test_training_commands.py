@@ -39,7 +39,7 @@ def test_train_leaves_a_model_and_its_metrics(
     printed = json.loads(capsys.readouterr().out.splitlines()[0])
     metrics = json.loads((output / train.METRICS_FILE).read_text(encoding="utf-8"))
     assert metrics["run"]["steps"] == [1, 2]
-    assert metrics["loss"]["name"] == "grade_wasserstein"
+    assert metrics["loss"]["name"] == "combined_loss"
     assert printed["after"] == metrics["after"]
     before, after = (BiEncoder.from_pretrained(folder).encode(["w1 w2"]) for folder in (model_folder, output))
     assert not torch.allclose(before, after)

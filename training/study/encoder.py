@@ -103,6 +103,7 @@ def trained(problem: Problem, setting: Setting, fold: int, seed: int, recipe: Re
             learning_rate=recipe.learning_rate,
             per_device_train_batch_size=recipe.batch_size,
             bf16=recipe.bf16,
+            use_cpu=not torch.cuda.is_available(),  # Hugging Face refuses bf16 on a CPU that it is not told to use
             seed=seed,
         )
         fit(encoder, groups, setting.build(problem.highest_grade), args, in_batch=setting.in_batch)

@@ -15,7 +15,7 @@ from torch import Tensor
 MAX_LEVELS = 32
 """Grades 0 … 31: one level a lane in the CUDA kernels' row epilogue."""
 
-TARGETS = ("softmax", "linear", "exp2")
+TARGETS = ("auto", "softmax", "linear", "exp2")
 REDUCTIONS = ("mean", "sum", "none")
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -113,6 +113,13 @@ def check_mask(scores: Tensor, labels: Tensor, mask: Tensor) -> None:
             f"mask must have the shape of scores {tuple(scores.shape)} or of labels {tuple(labels.shape)}, got "
             f"{tuple(mask.shape)}: each passage must be known to be real or padding"
         )
+
+
+def chosen_target(target: str | Tensor, labels: Tensor) -> str | Tensor:
+    """What "auto" stands for: the gains of integer grades; the softmax of floats, which may be below zero."""
+    if not isinstance(target, str) or target != "auto" or not isinstance(labels, Tensor):
+        return target
+    return "softmax" if labels.is_floating_point() else "linear"
 
 
 def check_target(scores: Tensor, labels: Tensor, target: str | Tensor) -> None:

@@ -22,7 +22,7 @@ def combined_loss(
     p: float = 1.0,
     temperature: float = 1.0,
     label_temperature: float | Tensor = 1.0,
-    target: str | Tensor = "softmax",
+    target: str | Tensor = "auto",
     positives: Tensor | None = None,
     negative_grade: int | None = None,
     mask: Tensor | None = None,

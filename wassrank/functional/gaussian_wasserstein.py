@@ -92,7 +92,7 @@ def gaussian_wasserstein(
     options: dict[str, Any] = {
         "temperature": temperature,
         "label_temperature": label_temperature,
-        "target": target,
+        "target": checks.chosen_target(target, labels),
         "mask": mask,
         "in_batch": in_batch,
         "num_levels": num_levels,

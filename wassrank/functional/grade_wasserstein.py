@@ -20,7 +20,7 @@ def grade_wasserstein(
     p: float = 1.0,
     temperature: float = 1.0,
     label_temperature: float | Tensor = 1.0,
-    target: str | Tensor = "softmax",
+    target: str | Tensor = "auto",
     mask: Tensor | None = None,
     weight: Tensor | None = None,
     in_batch: float | None = 0,
@@ -56,7 +56,9 @@ def grade_wasserstein(
         label_temperature: divides the labels when target is "softmax", a number or [Q], one a query; unused otherwise.
         target: T, the distribution the labels ask for: "softmax" of the labels; "linear" gains y, or "exp2" gains
             2^y − 1, normalised over the row (grade 0 and below get nothing); or a tensor of non-negative masses, [Q, N]
-            or (own passages) [Q, K], packed [T], normalised over the row's real passages.
+            or (own passages) [Q, K], packed [T], normalised over the row's real passages. "auto" is "linear" for
+            integer labels and "softmax" for floats, which may be below zero (docs/study.md says why; the default of
+            `wassrank.listwise_kl` and `wassrank.gaussian_wasserstein` is "softmax", as published).
         mask: bool, True = a real passage. The shape of scores, or with [Q, K] labels [Q, K] (a padded passage is
             padding for every query). A padded passage has no probability on either side and a gradient of exactly 0,
             whatever its score and label.

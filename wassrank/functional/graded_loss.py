@@ -45,6 +45,7 @@ def graded_loss(
     checks.check_labels(scores, labels, offsets)
     Q = checks.queries(scores, offsets)
     floats = labels.is_floating_point()
+    target = checks.chosen_target(target, labels)
     checks.check_asked(scores, labels, Q, label_temperature, target, mask, in_batch, num_levels)
     if weight is not None:
         checks.check_one_a_query("weight", weight, scores, Q)

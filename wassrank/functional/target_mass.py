@@ -40,5 +40,5 @@ def target_mass_on_graded(
     checks.check_labels(scores, labels, None)
     checks.check_asked(scores, labels, len(scores), label_temperature, target, mask, in_batch, num_levels)
     rows = rows_of(scores.double(), labels, mask, in_batch, None if labels.is_floating_point() else num_levels)
-    T = target_distribution(target, rows, label_temperature)
+    T = target_distribution(checks.chosen_target(target, labels), rows, label_temperature)
     return torch.where(rows.real & (rows.grades > above), T, 0.0).sum(-1)

@@ -38,8 +38,8 @@ def train_all(device: str, store: Store, source: str | None, steps: int = STEPS)
     from training.losses import LossOptions
 
     contests = {
-        "grade-axis Wasserstein p=1": LossOptions(p=1.0, temperature=0.05),
-        "grade-axis Wasserstein p=2": LossOptions(p=2.0, temperature=0.05),
+        "grade-axis Wasserstein p=1": LossOptions("grade_wasserstein", p=1.0, temperature=0.05),
+        "grade-axis Wasserstein p=2": LossOptions("grade_wasserstein", p=2.0, temperature=0.05),
         "InfoNCE": LossOptions("info_nce", temperature=0.05),
     }
     rows = []
