@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import from_embeddings, polar_factor, readme
+from benchmarks import from_embeddings, polar_factor, readme, study
 
 
 def test_tables_are_what_the_stored_results_say() -> None:
@@ -49,3 +49,7 @@ def test_the_page_on_losses_from_embeddings_holds_the_newest_results() -> None:
     assert from_embeddings.PAGE.read_text(encoding="utf-8") == from_embeddings.page(), (
         "run python -m benchmarks.from_embeddings --page"
     )
+
+
+def test_the_page_on_the_study_holds_the_newest_results() -> None:
+    assert study.PAGE.read_text(encoding="utf-8") == study.page(), "run python -m benchmarks.study --page"

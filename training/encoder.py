@@ -17,6 +17,8 @@ from training.chunked_encoding import encode_in_chunks
 from training.errors import InputError, first_line
 
 POOLINGS = ("mean", "cls")
+DEFAULT_NAME = "all-MiniLM-L6-v2"
+"""What `default_encoder` is known as."""
 SETTINGS_FILE = "bi_encoder.json"
 """Lies beside the encoder's own files and says what those do not: pooling, normalisation, length."""
 

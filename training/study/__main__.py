@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
 from training.cli import OneLineErrors, add_encoder_options, encoder_from, exit_status
 from training.data import read_collection
-from training.encoder import default_encoder
+from training.encoder import DEFAULT_NAME
 from training.errors import InputError
 from training.report import machine
 from training.study.contestants import FILE, read_contestants
@@ -41,9 +41,9 @@ def study(options: argparse.Namespace) -> None:
         )
     encoder = encoder_from(options).to("cuda" if torch.cuda.is_available() else "cpu")
     described = {
-        "model": Path(options.model or default_encoder()).name,
+        "model": Path(options.model).name if options.model else DEFAULT_NAME,
         **description(collection, options.data, options.split, encoder, plan),
-        "contestants": {name: [asdict(setting) for setting in settings] for name, settings in contestants.items()},
+        "contestants": {name: [setting.told() for setting in settings] for name, settings in contestants.items()},
     }
     store = Store(options.output, described)
     problem = Problem(collection, options.split, embedded(encoder, collection, options.split), plan)

@@ -47,12 +47,19 @@ class Setting:
     def in_batch(self) -> bool:
         return wants_all_scores(self.loss)
 
-    def varied(self) -> dict[str, Any]:
-        """The options this loss knows, by name; label_temperature only where the target is a softmax."""
-        options = {"name": self.loss.name} | {name: getattr(self.loss, name) for name in known_options(self.loss.name)}
+    def told(self) -> dict[str, Any]:
+        """All that this loss is told, by name, and nothing that it does not know; `restored` makes it again.
+        label_temperature only where the target is a softmax."""
+        options = {name: getattr(self.loss, name) for name in ("name", "in_batch", *known_options(self.loss.name))}
         if options.get("target") != "softmax":
             options.pop("label_temperature", None)
         return options if self.positives_from is None else options | {"positives_from": self.positives_from}
+
+    @classmethod
+    def restored(cls, told: Mapping[str, Any]) -> Setting:
+        """From what `told` gave."""
+        options = {name: value for name, value in told.items() if name != "positives_from"}
+        return cls(LossOptions(**options), told.get("positives_from"))
 
 
 class _Binary(nn.Module):
@@ -88,14 +95,6 @@ def read_contestants(file: Path, highest_grade: int) -> dict[str, list[Setting]]
         except InputError as error:
             raise InputError(f"{file}: {name}: {error}") from error
     return found
-
-
-def restored(content: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[Setting]]:
-    """Contestants from `asdict` of their settings."""
-    return {
-        name: [Setting(LossOptions(**one["loss"]), one["positives_from"]) for one in settings]
-        for name, settings in content.items()
-    }
 
 
 def _settings(options: Mapping[str, Any]) -> list[Setting]:

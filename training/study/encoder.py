@@ -27,7 +27,7 @@ from training.groups import GradedGroups
 from training.measures import Quality, measure
 from training.report import machine
 from training.runs import rankings
-from training.study.contestants import Setting, restored
+from training.study.contestants import Setting
 from training.study.cross_validation import Result, qrels_at, untrained
 from training.study.findings import Found
 from training.study.problem import Plan, Problem, description, embedded
@@ -50,7 +50,7 @@ class Recipe:
 def study(options: argparse.Namespace) -> None:
     chosen_by = read_study(options.chosen_by)
     plan = Plan(**chosen_by["plan"])
-    contestants = restored(chosen_by["contestants"])
+    contestants = {name: [Setting.restored(one) for one in told] for name, told in chosen_by["contestants"].items()}
     numbers = {name: number for number, name in enumerate(contestants)}
     names = options.only or list(contestants)
     if unknown := [name for name in names if name not in contestants]:

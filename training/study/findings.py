@@ -57,7 +57,7 @@ class Found:
             for of_folds in zip(*(result.validation for result in self.results[name]), strict=True)
         ]
         valued = [
-            setting.varied() | {"epochs": curve.index(max(curve)) + 1, MAIN: max(curve)}
+            setting.told() | {"epochs": curve.index(max(curve)) + 1, MAIN: max(curve)}
             for setting, curve in zip(self.contestants[name], curves, strict=True)
         ]
         return sorted(valued, key=lambda one: -one[MAIN])
@@ -93,7 +93,7 @@ class Found:
                 for name in against
             },
             "chosen": {
-                name: [self.contestants[name][result.chosen].varied() | {"epochs": result.epochs} for result in results]
+                name: [self.contestants[name][result.chosen].told() | {"epochs": result.epochs} for result in results]
                 for name, results in self.results.items()
             },
             "settings": {name: self.of_settings(name) for name in self.results},

@@ -130,6 +130,7 @@ def draw_options(data: Data, path: Path) -> None:
     figure = Figure(figsize=(9, 0.8 + 2.4 * rows), layout="constrained")
     panels: Any = figure.subplots(rows, 3, sharex=True, sharey=True, squeeze=False)
     flat = panels.flatten()
+    ticks = sorted({one["temperature"] for name in names for one in data["settings"][name]})
     for axes, name in zip(flat, names, strict=False):
         lines: dict[str, dict[float, float]] = defaultdict(dict)
         for one in reversed(data["settings"][name]):  # the best last, so that it stays
@@ -140,6 +141,8 @@ def draw_options(data: Data, path: Path) -> None:
             axes.plot(temperatures, values, "o-", markersize=3, color=COLOURS[number % len(COLOURS)], label=label)
         axes.axhline(data["means"][MAIN][ZERO_SHOT], color="black", linewidth=0.8, linestyle=":")
         axes.set_xscale("log")
+        axes.minorticks_off()
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=7)
         axes.set_title(name, fontsize=10, loc="left")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=6)
