@@ -186,7 +186,9 @@ def test_a_list_of_a_million_among_short_ones(drivers: Drivers) -> None:
         part = slice(offsets[begin], offsets[end])
         options: dict[str, Any] = {"offsets": offsets[begin : end + 1] - offsets[begin], "reduction": "none"}
         losses.append(
-            wassrank.combined_loss(wanted[part], labels[part], info_nce=0.5, kl=0.25, **options, backend="torch")
+            wassrank.combined_loss(
+                wanted[part], labels[part], info_nce=0.5, kl=0.25, target="softmax", **options, backend="torch"
+            )
         )
     (gradient,) = torch.autograd.grad(torch.cat(losses).sum(), wanted)
     assert_close(found.loss.double(), torch.cat(losses).detach(), 1e-6, 1e-7)

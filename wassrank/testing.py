@@ -283,8 +283,9 @@ def _mistakes(case: _Case) -> list[_Mistake]:
         ]
     if "label_temperature" in o:
         mistakes.append(_option("labels are not divided by label_temperature", label_temperature=1.0))
-        mistakes.append(_option(f"the target is softmax, not {o['target']!r}", target="softmax"))
-        mistakes.append(_option(f"the target is linear, not {o['target']!r}", target="linear"))
+        mistakes += [
+            _option(f"the target is {one}, not {o['target']!r}", target=one) for one in ("softmax", "linear", "exp2")
+        ]
     if "reduction" in o:
         wrong = "sum" if o["reduction"] == "mean" else "mean"
         mistakes.append(_option(f"rows' losses are reduced by {wrong}, not {o['reduction']}", reduction=wrong))

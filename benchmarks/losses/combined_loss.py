@@ -29,13 +29,13 @@ def work(problem: Problem) -> Work:
 
 
 def contenders(problem: Problem, device: str) -> dict[str, Contender]:
-    found = row_losses.contenders(problem, device, NAME, p=problem.p, **FACTORS)
+    found = row_losses.contenders(problem, device, NAME, p=problem.p, target="softmax", **FACTORS)
     return found | {"loss by loss": Contender(loss_by_loss)}
 
 
 def loss_by_loss(problem: Problem) -> Loss:
     return lambda x: (
-        FACTORS["wasserstein"] * wassrank.grade_wasserstein(x.leaves[0], x.rest[0], p=problem.p)
+        FACTORS["wasserstein"] * wassrank.grade_wasserstein(x.leaves[0], x.rest[0], p=problem.p, target="softmax")
         + FACTORS["info_nce"] * wassrank.info_nce(x.leaves[0], x.rest[0])
         + FACTORS["kl"] * wassrank.listwise_kl(x.leaves[0], x.rest[0])
     )

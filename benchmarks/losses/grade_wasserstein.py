@@ -80,7 +80,7 @@ def work(problem: Problem) -> Work:
 
 def contenders(problem: Problem, device: str) -> dict[str, Contender]:
     """By name; those that cannot run on `device` here are left out."""
-    found = row_losses.contenders(problem, device, NAME, p=problem.p)
+    found = row_losses.contenders(problem, device, NAME, p=problem.p, target="softmax")
     if problem.labels == "floats" and problem.p == 1:
         found["sort and cumsum"] = Contender(sort_and_cumsum)
     small = problem.shape[0] * problem.shape[1] <= 2**21 and problem.labels not in ("packed", "padded")

@@ -26,7 +26,7 @@ class Huge:
 
 def _reference(scores: Tensor, labels: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
     scores = scores.double().requires_grad_()
-    loss = wassrank.combined_loss(scores, labels, backend="torch", **options)
+    loss = wassrank.combined_loss(scores, labels, **{"target": "softmax", "backend": "torch"} | options)
     (gradient,) = torch.autograd.grad(loss.sum(), scores)
     return loss.detach(), gradient
 

@@ -26,6 +26,7 @@ class GradedColumns(nn.Module):
         similarity_fct: a function as the framework's own losses take one, or the name of one of `similarities`; None:
             the first of these.
         gather_across_devices: rank each query against the passages of all processes, which have equally many queries.
+            A mean is of each process's queries that are not empty; DistributedDataParallel takes the mean of those.
         missing_label: the label that says "no passage here", where queries have different numbers of passages: the
             text in such a place is embedded (the framework does that) and takes no part. None: every label is a grade.
         options: those of the wassrank loss: p, label_temperature, target, in_batch (None: a query is compared with its
