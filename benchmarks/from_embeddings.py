@@ -22,7 +22,7 @@ from benchmarks import losses, machine
 from benchmarks.losses.from_embeddings import CHUNKED, CROSS_ENTROPY, STORED, SUFFIX
 from benchmarks.memory import peak
 from benchmarks.problem import Inputs, Loss, Problem, training_step
-from benchmarks.stored import RESULTS, newest
+from benchmarks.stored import RESULTS, newest, stale
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "from_embeddings.md"
@@ -166,10 +166,7 @@ def main() -> int:
         print(one(loss, route, int(N)))
         return 0
     if options.check:
-        current = PAGE.read_text(encoding="utf-8") == page()
-        if not current:
-            print(f"{PAGE.name} does not hold the newest results: run python -m benchmarks.from_embeddings --page")
-        return int(not current)
+        return stale(PAGE, page(), "benchmarks.from_embeddings")
     if not options.page:
         where = machine.describe()
         rows = [row for N in PASSAGES for row in measure(N)]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import machine
-from benchmarks.stored import RESULTS, newest
+from benchmarks.stored import RESULTS, newest, stale
 from wassrank.gaussian.polar import PRODUCTS_IN_FLOAT64
 from wassrank.gaussian.polar_iteration import LOWEST, polar_by_products, steps
 from wassrank.gaussian.split_svd import norm_and_factor
@@ -207,10 +207,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     if options.check:
-        current = PAGE.read_text(encoding="utf-8") == page()
-        if not current:
-            print(f"{PAGE.name} does not hold the newest results: run python -m benchmarks.polar_factor --page")
-        return int(not current)
+        return stale(PAGE, page(), "benchmarks.polar_factor")
     if not options.page:
         gpu = torch.cuda.is_available()
         where = machine.describe() | ({"gpu": torch.cuda.get_device_name()} if gpu else {})

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.stored import RESULTS, newest
+from benchmarks.stored import RESULTS, newest, stale
 from training.study.report import draw_differences, draw_options, sections
 from training.tables import markdown_table
 
@@ -129,10 +129,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     if options.check:
-        current = PAGE.read_text(encoding="utf-8") == page()
-        if not current:
-            print(f"{PAGE.name} does not hold the newest results: run python -m benchmarks.study --page")
-        return int(not current)
+        return stale(PAGE, page(), "benchmarks.study")
     if not (options.page or options.head or options.encoder):
         parser.error("nothing to keep or to write: --head, --encoder or --page")
     for kind in ("head", "encoder"):
