@@ -26,6 +26,8 @@ from training.study.findings import ZERO_SHOT
 from training.tables import markdown_table
 
 AGAINST = ("InfoNCE", "KL")
+CHOICES = ("temperature", "target", "positives_from", "info_nce", "kl")
+"""What is told of a setting where it is not known which others there were."""
 
 Data = Mapping[str, Any]
 """`Found.data`, or what was kept of it."""
@@ -78,7 +80,7 @@ def differences_from(data: Data, name: str) -> list[Difference]:
 def chosen(data: Data) -> str:
     lines = []
     for name, of_folds in data["chosen"].items():
-        varying = _varying([*of_folds, *data["settings"][name]])
+        varying = _varying(data["settings"][name]) or [one for one in CHOICES if of_folds[0].get(one)]
         counts = Counter(_told(one, varying) for one in of_folds)
         epochs = sorted(one["epochs"] for one in of_folds)
         told = "; ".join(f"{setting} ({count})" for setting, count in counts.most_common())
@@ -96,7 +98,7 @@ def settings(data: Data, most: int = 3) -> str:
 
 
 def _varying(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The options in which settings differ."""
+    """The options in which settings differ; none, if there are none."""
     options = dict.fromkeys(option for one in settings for option in one if option not in (MAIN, "epochs"))
     return [option for option in options if any(one.get(option) != settings[0].get(option) for one in settings)]
 
