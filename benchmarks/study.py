@@ -91,7 +91,7 @@ def page() -> str:
         path, encoder = newest("study-encoder-*.json")
         lines += ["## The encoder itself", "", _encoder_setup(encoder), "", *_paragraphs(encoder)]
         lines += [
-            "Again no difference is more than luck, and this little training raises nDCG@10 by no more than that either. "
+            "Again no difference is more than luck, nor does this little training raise nDCG@10 by more than that. "
             "The distance with KL has the highest mean, as on the head's held-out training queries.",
             "",
         ]
