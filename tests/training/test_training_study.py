@@ -219,6 +219,7 @@ def test_settings_that_were_chosen_on_other_judgements_are_refused(
     [
         (["--folds=5"], "8 queries are too few for 5 × 2 folds"),
         (["--folds=1"], "--folds must be at least 2, got 1"),
+        (["--workers=0"], "--workers must be at least 1, got 0"),
         (["--learning-rate=0"], "--learning-rate must be above 0, got 0.0"),
         (["--against=ws2"], "--against ws2: no contestant; there are InfoNCE, KL"),
         (["--contestants=nowhere.yaml"], "nowhere.yaml"),
@@ -232,6 +233,41 @@ def test_bad_options_are_one_line_and_leave_nothing(
     assert complaint in told
     assert told.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("train", "complaint"),
+    [
+        ("[{folder: collection, score_transform: real}]", "the grades of 'train' are real numbers"),
+        (
+            "[{folder: collection}, {corpus: copy.jsonl, queries: collection/queries.jsonl, "
+            "qrels: collection/qrels/test.tsv}]",
+            "the sources of 'train' must share one corpus",
+        ),
+    ],
+)
+def test_judgements_that_a_head_would_misread_are_refused(
+    study: Callable[..., int],
+    collection_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    train: str,
+    complaint: str,
+) -> None:
+    (tmp_path / "copy.jsonl").write_bytes((collection_folder / "corpus.jsonl").read_bytes())
+    (tmp_path / "data.yaml").write_text(f"train: {train}\n", encoding="utf-8")
+    assert study("--data", str(tmp_path / "data.yaml")) == 1
+    assert complaint in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["--seeds=0", "--epochs=0", "--batch-size=0", "--group-size=0"])
+def test_the_encoders_study_refuses_none_of_something(
+    option: str, collection_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--chosen-by", str(tmp_path), "--data", str(collection_folder), "--output", str(tmp_path / "encoder")]
+    assert encoder_command.main([*given, option]) == 1
+    assert f"{option.removesuffix('=0')} must be at least 1, got 0" in capsys.readouterr().err
 
 
 def test_another_study_in_the_folder_is_refused(study: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from training.report import machine
 from training.study.contestants import FILE, read_contestants
 from training.study.cross_validation import untrained
 from training.study.findings import Found
-from training.study.problem import Plan, Problem, description, embedded
+from training.study.problem import Plan, Problem, check_judgements, description, embedded
 from training.study.report import add_report_options, check_against, write
 from training.study.store import Store
 from training.study.workers import done
@@ -30,7 +30,10 @@ def study(options: argparse.Namespace) -> None:
     identical = options.identical_ids == "keep"
     plan = Plan(**{one.name: getattr(options, one.name, identical) for one in fields(Plan)})
     check(plan)
+    if options.workers < 1:
+        raise InputError(f"--workers must be at least 1, got {options.workers}")
     collection = read_collection(options.data, [options.split])
+    check_judgements(collection, options.split)
     highest_grade = collection.qrels[options.split].highest_grade()
     contestants = read_contestants(options.contestants, highest_grade)
     against = check_against(options.against, contestants)

@@ -30,7 +30,7 @@ from training.runs import rankings
 from training.study.contestants import Setting
 from training.study.cross_validation import Result, qrels_at, untrained
 from training.study.findings import Found
-from training.study.problem import Plan, Problem, description, embedded
+from training.study.problem import Plan, Problem, check_judgements, description, embedded
 from training.study.report import add_report_options, check_against, write
 from training.study.store import Store, read_study
 from training.trainer import fit, training_arguments
@@ -48,6 +48,9 @@ class Recipe:
 
 
 def study(options: argparse.Namespace) -> None:
+    for name in ("seeds", "epochs", "batch_size", "group_size"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
     chosen_by = read_study(options.chosen_by)
     plan = Plan(**chosen_by["plan"])
     contestants = {name: [Setting.restored(one) for one in told] for name, told in chosen_by["contestants"].items()}
@@ -60,6 +63,7 @@ def study(options: argparse.Namespace) -> None:
     if outside := [fold for fold in folds if not 0 <= fold < plan.folds]:
         raise InputError(f"--fold {outside[0]}: {options.chosen_by} has folds 0 to {plan.folds - 1}")
     collection = read_collection(options.data, [chosen_by["split"]])
+    check_judgements(collection, chosen_by["split"])
     encoder = encoder_from(options)
     described = description(collection, options.data, chosen_by["split"], encoder, plan)
     # The encoder may be another, or cut texts elsewhere: what matters is who was held out.

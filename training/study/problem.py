@@ -13,6 +13,7 @@ from typing import Any
 from training.data import Collection
 from training.embedding_cache import embeddings, encoder_key
 from training.encoder import BiEncoder
+from training.errors import InputError
 from training.groups import GradedGroups
 from training.index import cache_folder
 from training.study.head import Frozen
@@ -55,6 +56,17 @@ class Plan:
         """The places that a fold measures, and all others, which train."""
         parts = self.dealt(range(queries), self.folds)
         return parts[number], sorted(place for part in parts[:number] + parts[number + 1 :] for place in part)
+
+
+def check_judgements(collection: Collection, split: str) -> None:
+    """Raises:
+    InputError: grades that are no integers, or passages of several corpora, which a head could not tell apart.
+    """
+    judged = collection.qrels[split]
+    if judged.real:
+        raise InputError(f"the grades of {split!r} are real numbers: a study measures integers, as trec_eval does")
+    if len(judged.corpora) > 1:
+        raise InputError(f"the sources of {split!r} must share one corpus: a study searches it as a whole")
 
 
 @dataclass(frozen=True)
