@@ -32,10 +32,10 @@ DEFAULTS = """\
 No loss is told from InfoNCE or KL by this many queries; the intervals above say what a difference could be. What
 options are worth is as clear for every loss that has them, and settings were compared on the same queries and batches:
 
-- The grade-axis losses' `target` is "auto": for integer grades linear gains, which are the best target of the four losses
-  that were given all, with exp2 next and the softmax at label_temperature 1 last. A teacher's scores may be negative and
-  have no gains: their default stays the softmax. `listwise_kl` and `gaussian_wasserstein` keep the softmax, as published:
-  give them `target="linear"`.
+- The grade-axis losses' `target` is "auto": for integer grades linear gains, which are the best target of the four
+  losses that were given all, with exp2 next and the softmax at label_temperature 1 last. A teacher's scores may be
+  negative and have no gains: their default stays the softmax. `listwise_kl` and `gaussian_wasserstein` keep the
+  softmax, as published: give them `target="linear"`.
 - Alone, the distance is weaker than its rivals (its gradient is proportional to P); with KL it is the best of all on
   held-out training queries, and level with KL on test queries. The trainer's loss, unless told, is p = 1 with KL at
   factor 1 and temperature 0.1, the best setting there; at factor 0.3 or temperature 0.07 it is as good.
